@@ -1,0 +1,54 @@
+"""Multimodal concepts of large multimodal models.
+
+An image captioner writes a word, say "dog". The internal state that chose this word, collected over
+many images, is factorised into a few non-negative, sparse concept activations and as many concept
+directions. Every concept is then shown by the words that its direction promotes and by the images
+that activate it most.
+
+The names below are loaded at first use, so that importing the package stays light: neither torch
+nor transformers is imported until something needs a model.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> the sub-package that defines it, in the order of the data flow.
+_HOMES = {
+    "load_image_folder": "datasets",
+    "load_scenes": "datasets",
+    "LMMTokenFeaturizer": "lmm",
+    "TokenRepresentations": "lmm",
+    "load_model": "lmm",
+    "RECOMMENDED": "decomposition",
+    "KMeansConcepts": "decomposition",
+    "PCAConcepts": "decomposition",
+    "SemiNMFConcepts": "decomposition",
+    "SimpleConcepts": "decomposition",
+    "Concept": "grounding",
+    "ConceptReport": "grounding",
+    "LocalExplanation": "grounding",
+    "explain_concepts": "grounding",
+    "explain_sample": "grounding",
+    "ground_images": "grounding",
+    "ground_text": "grounding",
+    "factor_recovery_score": "metrics",
+    "overlap_score": "metrics",
+}
+_SUBPACKAGES = ("datasets", "lmm", "decomposition", "grounding", "metrics", "report")
+
+__all__ = [*_HOMES, *_SUBPACKAGES, "__version__"]
+
+
+def __getattr__(name):
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value  # the next access does not come here
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
