@@ -1,0 +1,126 @@
+"""The reader of image folders: what it lists, how it joins captions, what it refuses."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from semi_nmf_concepts.datasets import load_image_folder
+
+CAPTIONS = {
+    "b.png": ["a dog", "a brown dog"],
+    "a.JPG": ["a cat"],
+    "deep/er/c.webp": ["nan"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images among things that are none."""
+    root = tmp_path / "images"
+    for name in [*CAPTIONS, ".hidden.png", ".thumbs/t.png"]:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    (root / "notes.txt").write_text("not an image")
+    (root / "folder.png").mkdir()
+    return root
+
+
+def write(tmp_path, suffix, content):
+    path = tmp_path / f"captions{suffix}"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def names(data, folder):
+    return [path.relative_to(folder).as_posix() for path in data.images]
+
+
+def test_images_are_listed_recursively_in_the_order_of_their_names(folder):
+    data = load_image_folder(folder)
+    assert names(data, folder) == ["a.JPG", "b.png", "deep/er/c.webp"]
+    assert data.captions is None
+
+
+COCO = {
+    "images": [{"id": i, "file_name": name} for i, name in enumerate(CAPTIONS)],
+    "annotations": [
+        {"image_id": i, "caption": text} for i, ts in enumerate(CAPTIONS.values()) for text in ts
+    ],
+}
+RECORDS = [{"image": name, "captions": texts} for name, texts in CAPTIONS.items()]
+LINES = [{"image": name, "caption": text} for name, texts in CAPTIONS.items() for text in texts]
+ROWS = [f'{line["image"]},"{line["caption"]}"' for line in LINES]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".json", COCO),
+        (".json", CAPTIONS),
+        (".json", RECORDS),
+        (".jsonl", "\n".join(map(json.dumps, LINES)) + "\n\n"),
+        (".csv", "\ufeff" + "\n".join(["image,caption", *ROWS])),
+        (".tsv", "\n".join(["caption\timage", *(f"{x['caption']}\t{x['image']}" for x in LINES)])),
+    ],
+    ids=["coco", "object", "records", "jsonl", "csv with byte order mark", "tsv"],
+)
+def test_every_layout_of_the_captions_file_reads_the_same(folder, tmp_path, suffix, content):
+    data = load_image_folder(folder, write(tmp_path, suffix, content))
+    assert data.captions == [["a cat"], ["a dog", "a brown dog"], ["nan"]]
+
+
+def test_an_image_may_be_named_by_another_path_with_the_same_end(folder, tmp_path):
+    other = {"c.webp": "c", "val/a.JPG": "a", "./b.png": "b"}
+    data = load_image_folder(folder, write(tmp_path, ".json", other))
+    assert data.captions == [["a"], ["b"], ["c"]]
+
+
+def test_a_path_with_another_folder_is_another_image(folder, tmp_path):
+    other = {**CAPTIONS, "else/where/c.webp": "c"}
+    with pytest.raises(ValueError, match="1 images that are not in the folder .else/where/c.webp"):
+        load_image_folder(folder, write(tmp_path, ".json", other))
+
+
+def test_an_ambiguous_file_name_is_refused(folder, tmp_path):
+    Image.new("RGB", (4, 4)).save(folder / "deep" / "c.webp")
+    with pytest.raises(ValueError, match="'c.webp' could be any of deep/c.webp, deep/er/c.webp"):
+        load_image_folder(folder, write(tmp_path, ".json", {"c.webp": "c"}))
+
+
+def test_images_without_captions_are_listed(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no caption for 2 of 3 images \(b.png, deep/er/c.webp\)"):
+        load_image_folder(folder, write(tmp_path, ".json", {"a.JPG": "a"}))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [
+        (".json", "{", "cannot understand"),
+        (".json", '"text"', "expected an object or a list"),
+        (".json", {"a.JPG": [""]}, "not empty"),
+        (".json", {"a.JPG": {"caption": "a"}}, "a text or a list of texts"),
+        (".json", {"annotations": [{"image_id": 1, "caption": "a"}]}, "no entry 'images'"),
+        (".json", [{"caption": "a"}], "record 1"),
+        (".json", [{"image": "a.JPG"}], "no entry 'caption'"),
+        (".csv", "file,caption\na.JPG,a", "no column image among"),
+        (".csv", "", "cannot understand"),
+        (".xml", "<a/>", "must end in one of .json, .jsonl, .csv, .tsv"),
+    ],
+)
+def test_captions_files_that_cannot_be_read(folder, tmp_path, suffix, content, message):
+    with pytest.raises(ValueError, match=message):
+        load_image_folder(folder, write(tmp_path, suffix, content))
+
+
+def test_things_that_are_not_there(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_image_folder(tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        load_image_folder(folder / "b.png")
+    with pytest.raises(FileNotFoundError, match="captions: no such file"):
+        load_image_folder(folder, tmp_path / "nowhere.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no images in .*known suffixes"):
+        load_image_folder(tmp_path / "empty")
