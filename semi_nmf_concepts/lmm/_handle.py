@@ -1,0 +1,476 @@
+"""Models as light handles: an id, loaded at first use and shared within the process."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ._fingerprint import folder_fingerprint, snapshot_fingerprint
+
+BUNDLED = "bundled"
+# What a model is asked when the caller says nothing; the bundled model needs no question.
+DEFAULT_PROMPT = "Describe this image in one short sentence."
+_DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
+
+_lock = threading.RLock()
+_shared = {}  # (handle, what) -> configuration, fingerprint or LoadedModel
+_loads = Counter()  # handle -> how often its weights were read
+
+
+def load_model(
+    model=BUNDLED, *, revision=None, dtype="auto", device="auto", trust_remote_code=False
+):
+    """Handle of a vision-language model; nothing is loaded until the handle is used.
+
+    Parameters
+    ----------
+    model : str, path or ModelHandle, default="bundled"
+        "bundled" is the small captioner that ships with the package; otherwise a folder in the
+        Hugging Face format, or an id of the Hugging Face hub. A handle is returned as it is, except
+        for arguments that differ from their defaults.
+    revision : str, default=None
+        Branch, tag or commit of a hub id.
+    dtype : {"auto", "float32", "float16", "bfloat16", "float64"} or torch.dtype, default="auto"
+        Precision of the weights. "auto": float32 on a CPU, where half precision is slow, and for
+        the bundled model, which is small; elsewhere the precision of the checkpoint.
+    device : str or torch.device, default="auto"
+        "auto": the first CUDA device if there is one, else the CPU.
+    trust_remote_code : bool, default=False
+        Whether Python files of the model's repository may run. Only for repositories you trust.
+
+    Returns
+    -------
+    ModelHandle
+
+    Examples
+    --------
+    >>> from semi_nmf_concepts.lmm import load_model
+    >>> load_model("some/folder", dtype="float32", device="cpu")
+    ModelHandle('some/folder', dtype='float32', device='cpu')
+    """
+    if isinstance(model, ModelHandle):
+        given = {
+            "revision": revision if revision is not None else model.revision,
+            "dtype": model.dtype if dtype == "auto" else _dtype_name(dtype),
+            "device": model.device if device == "auto" else str(device),
+            "trust_remote_code": trust_remote_code or model.trust_remote_code,
+        }
+        return dataclasses.replace(model, **given)
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        raise TypeError(
+            "model must be 'bundled', a folder, a hub id or a ModelHandle, got "
+            f"{type(model).__name__}: {model!r}."
+        )
+    return ModelHandle(
+        model=os.fspath(model),
+        revision=revision,
+        dtype=_dtype_name(dtype),
+        device=str(device),
+        trust_remote_code=bool(trust_remote_code),
+    )
+
+
+def _dtype_name(dtype):
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {_DTYPES} or a torch floating type, got {dtype!r}.")
+    return name
+
+
+def load_count(handle=None):
+    """How often weights were read in this process, of `handle` or of all models."""
+    return _loads[handle] if handle is not None else sum(_loads.values())
+
+
+@dataclass(frozen=True, repr=False)
+class ModelHandle:
+    """Which model, at which precision, on which device; made by :func:`load_model`.
+
+    Handles compare, hash, pickle and copy by these fields alone. Weights are read when something
+    first needs them and are shared by all equal handles of the process, until :meth:`unload`.
+
+    Attributes
+    ----------
+    model : str
+    revision : str or None
+    dtype, device : str
+    trust_remote_code : bool
+    """
+
+    model: str = BUNDLED
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def __repr__(self):
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if f.name != "model" and getattr(self, f.name) != f.default
+        ]
+        return f"ModelHandle({', '.join([repr(self.model), *changed])})"
+
+    @property
+    def loaded(self):
+        """The loaded model (:class:`LoadedModel`), read at the first access."""
+        return self._once("weights", _load)
+
+    @property
+    def is_loaded(self):
+        """Whether the weights are in memory."""
+        return (self, "weights") in _shared
+
+    @property
+    def config(self):
+        """The model's transformers configuration, read without the weights."""
+        return self._once("config", _load_config)
+
+    @property
+    def fingerprint(self):
+        """str: identity of the content (hub id and commit, or a hash of the folder's files)."""
+        return self._once("fingerprint", _fingerprint)
+
+    @property
+    def n_layers(self):
+        """int: number of decoder blocks of the language model."""
+        from ._architecture import text_config
+
+        return int(text_config(self.config).num_hidden_layers)
+
+    @property
+    def width(self):
+        """int: width of the residual stream of the language model."""
+        from ._architecture import text_config
+
+        return int(text_config(self.config).hidden_size)
+
+    @property
+    def default_prompt(self):
+        """str: what the model is asked when no prompt is given."""
+        return "" if _is_bundled(self) else DEFAULT_PROMPT
+
+    def unembedding(self):
+        """Matrix that turns a normed state into logits.
+
+        Returns
+        -------
+        weight : ndarray of shape (vocabulary, width), float32
+        bias : ndarray of shape (vocabulary,), float32, or None
+        """
+        head = self.loaded.model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"model {self.model!r} has no output embeddings.")
+        bias = getattr(head, "bias", None)
+        return _to_numpy(head.weight), None if bias is None else _to_numpy(bias)
+
+    def final_norm(self):
+        """The norm before the unembedding, as a function of NumPy arrays.
+
+        Returns
+        -------
+        callable
+            Takes an array (n, width), returns float32 (n, width).
+        """
+        import torch
+
+        from ._architecture import find_final_norm
+
+        module = find_final_norm(self.loaded.model)[1]
+        weight = next(module.parameters(), None)
+
+        @torch.inference_mode()
+        def norm(states):
+            states = torch.as_tensor(np.asarray(states, dtype=np.float32))
+            if weight is not None:
+                states = states.to(weight.device, weight.dtype)
+            return _to_numpy(module(states))
+
+        return norm
+
+    def unload(self):
+        """Drop the weights of this handle from the process (they are read again when needed)."""
+        with _lock:
+            for key in [key for key in _shared if key[0] == self]:
+                del _shared[key]
+
+    def _once(self, what, make):
+        key = (self, what)
+        if key not in _shared:
+            with _lock:
+                if key not in _shared:
+                    _shared[key] = make(self)
+        return _shared[key]
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model in memory with everything that belongs to it.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        In evaluation mode, without gradients.
+    processor : transformers.ProcessorMixin
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Pads on the left.
+    device : torch.device
+    dtype : torch.dtype
+    image_token_id : int or None
+        The token that stands for the image in the prompt.
+    """
+
+    model: object
+    processor: object
+    tokenizer: object
+    device: object
+    dtype: object
+    image_token_id: int | None
+    name: str = field(default="")
+
+    def __reduce__(self):
+        raise TypeError("a LoadedModel cannot be pickled; pickle its ModelHandle instead.")
+
+
+def _load(handle):
+    """Read weights and processor of `handle`."""
+    location = _location(handle)
+    config = handle.config
+    with quiet_transformers():
+        from transformers import AutoModelForImageTextToText
+
+        _require_image_text(handle, config)
+        device = _device(handle)
+        processor = _load_processor(handle, location)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            location,
+            dtype=_torch_dtype(handle, device),
+            output_loading_info=True,
+            **_hub_options(handle),
+        )
+    if info["missing_keys"]:
+        some = sorted(info["missing_keys"])[:3]
+        raise ValueError(
+            f"the checkpoint of model {handle.model!r} lacks {len(info['missing_keys'])} weights "
+            f"(such as {', '.join(some)}): it is incomplete or of another architecture."
+        )
+    from ._architecture import complete_processor, find_image_token_id
+
+    model = model.to(device).eval().requires_grad_(False)
+    _loads[handle] += 1
+    return LoadedModel(
+        model=model,
+        processor=complete_processor(processor, config),
+        tokenizer=processor.tokenizer,
+        device=device,
+        dtype=model.dtype,
+        image_token_id=find_image_token_id(processor, config),
+        name=handle.model,
+    )
+
+
+def _load_config(handle):
+    location = _location(handle)
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(location, **_hub_options(handle))
+        except (OSError, ValueError, KeyError) as error:
+            raise _config_error(handle, error) from error
+
+
+def _config_error(handle, error):
+    if _folder(handle) is not None:
+        return ValueError(
+            f"model={handle.model!r}: its config.json is not one that transformers can use: {error}"
+        )
+    if _no_connection(error):
+        return OSError(
+            f"model={handle.model!r} is not on this machine and the Hugging Face hub cannot be "
+            "reached (no network, or HF_HUB_OFFLINE is set). Download it first where there is a "
+            f"network (`hf download {handle.model}`), or pass the folder of a local copy; "
+            "model='bundled' needs no network."
+        )
+    return ValueError(
+        f"model={handle.model!r} is neither a folder with a model nor a usable id of the Hugging "
+        f"Face hub: {error}"
+    )
+
+
+def _no_connection(error):
+    """Whether the hub could not be asked, as opposed to answering that there is no such model."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _load_processor(handle, location):
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(location, **_hub_options(handle))
+    except (ImportError, AttributeError, RuntimeError) as error:
+        if "torchvision" in str(error) or "VIDEO_PROCESSOR" in str(error) or _lacks_video(error):
+            raise ImportError(
+                f"the processor of model {handle.model!r} needs torchvision, in the build that "
+                "matches the installed torch (see pytorch.org/get-started)."
+            ) from error
+        raise
+    if not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
+        raise ValueError(
+            f"model {handle.model!r} comes without an image processor "
+            f"(its processor is a {type(processor).__name__})."
+        )
+    return processor
+
+
+def _lacks_video(error):
+    """transformers without torchvision fails on video processors with a bare AttributeError."""
+    return isinstance(error, AttributeError) and "NoneType" in str(error)
+
+
+def _require_image_text(handle, config):
+    from transformers import AutoModelForImageTextToText
+
+    known = AutoModelForImageTextToText._model_mapping
+    remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in known and not (remote and handle.trust_remote_code):
+        raise ValueError(
+            f"model {handle.model!r} is of type {config.model_type!r}, which takes no images "
+            "together with text. Use a vision-language model such as LLaVA (any that "
+            "AutoModelForImageTextToText loads)."
+        )
+
+
+def _location(handle):
+    """Folder or hub id from which transformers loads."""
+    folder = _folder(handle)
+    if folder is None:
+        return handle.model
+    if not folder.is_dir():
+        raise ValueError(f"model={handle.model!r}: there is no such folder.")
+    if not (folder / "config.json").is_file():
+        found = sorted(path.name for path in folder.iterdir())[:5]
+        raise ValueError(
+            f"model={handle.model!r} is a folder without a config.json, so it is no model in the "
+            f"Hugging Face format; it holds {found or 'nothing'}."
+        )
+    return str(folder)
+
+
+def _folder(handle):
+    """The folder that `handle` means, or None if it is a hub id."""
+    if handle.model == BUNDLED:
+        from ..datasets import bundled_model_path
+
+        return Path(bundled_model_path())
+    path = Path(handle.model).expanduser()
+    looks_local = path.is_absolute() or handle.model.startswith((".", "~")) or "\\" in handle.model
+    if path.exists() or looks_local or len(path.parts) > 2:
+        return path
+    return None
+
+
+def _is_bundled(handle):
+    if handle.model == BUNDLED:
+        return True
+    folder = _folder(handle)
+    if folder is None:
+        return False
+    from ..datasets import bundled_model_path
+
+    try:
+        return Path(bundled_model_path()).resolve() == folder.resolve()
+    except FileNotFoundError:  # a checkout without the model's files
+        return False
+
+
+def _hub_options(handle):
+    options = {"trust_remote_code": handle.trust_remote_code}
+    if _folder(handle) is None and handle.revision is not None:
+        options["revision"] = handle.revision
+    return options
+
+
+def _fingerprint(handle):
+    _location(handle)
+    folder = _folder(handle)
+    if folder is not None:
+        return folder_fingerprint(folder)
+    from transformers.utils import cached_file
+
+    handle.config  # noqa: B018 - the clear errors about a model that cannot be had
+    config_file = Path(cached_file(handle.model, "config.json", revision=handle.revision))
+    return snapshot_fingerprint(handle.model, config_file.parent)
+
+
+def _device(handle):
+    import torch
+
+    if handle.device != "auto":
+        try:
+            device = torch.device(handle.device)
+        except RuntimeError as error:
+            raise ValueError(f"device={handle.device!r} is no device of torch: {error}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={handle.device!r}: torch sees no CUDA device on this machine."
+            )
+        return device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _torch_dtype(handle, device):
+    import torch
+
+    if handle.dtype != "auto":
+        return getattr(torch, handle.dtype)
+    return torch.float32 if device.type == "cpu" or _is_bundled(handle) else "auto"
+
+
+def _to_numpy(tensor):
+    """float32 NumPy copy of a tensor."""
+    return tensor.detach().float().cpu().numpy()
+
+
+@contextlib.contextmanager
+def quiet_transformers():
+    """Import transformers and hide its notices and progress bars for the time of the block."""
+    try:
+        import transformers  # noqa: F401
+        from transformers.utils import logging as hf_logging
+    except Exception as error:
+        if "torchvision" in str(error):
+            raise ImportError(
+                "transformers cannot be imported because the installed torchvision does not match "
+                "the installed torch: install the matching build (see pytorch.org/get-started) or "
+                "uninstall torchvision, which most models do not need."
+            ) from error
+        raise
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(transformers|huggingface_hub)\b")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+        hub.setLevel(hub_level)

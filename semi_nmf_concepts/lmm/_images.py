@@ -1,0 +1,230 @@
+"""What the featurizer takes as X: paths, PIL images or arrays, with or without captions."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class ImageReadError(ValueError):
+    """One image cannot be used; the message names it."""
+
+
+def split_samples(X, captions, *, image_column, caption_column):
+    """Images and reference captions of X.
+
+    Parameters
+    ----------
+    X : sequence of images, array of objects, or DataFrame
+    captions : sequence of (str | sequence of str | None), or None
+        References that go with X; they take precedence over a column of X.
+
+    Returns
+    -------
+    images : sequence
+        Lazy where X is lazy.
+    references : list of list of str, or None
+        None when no captions are known at all; an empty list for a sample that has none.
+    """
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        if captions is None and caption_column in X.columns:
+            captions = X[caption_column].tolist()
+        images = _image_column(X, image_column).tolist()
+    else:
+        images = _as_sequence(X)
+    if len(images) == 0:
+        raise ValueError("X holds no images: at least one image is needed.")
+    return images, _as_references(captions, len(images))
+
+
+def _image_column(frame, name):
+    if name in frame.columns:
+        return frame[name]
+    if frame.shape[1] == 1:  # what a ColumnTransformer hands over, whatever it is called
+        return frame.iloc[:, 0]
+    raise ValueError(
+        f"X is a DataFrame without the image column {name!r}; its columns are "
+        f"{[str(c) for c in frame.columns]}. Name the column by image_column=."
+    )
+
+
+def _as_sequence(X):
+    if isinstance(X, (str, os.PathLike, Image.Image, bytes)):
+        kind = "a path" if isinstance(X, (str, os.PathLike)) else f"one {type(X).__name__}"
+        raise TypeError(
+            f"X must be a sequence of images, got {kind}. Put one image in a list; read a folder "
+            "by semi_nmf_concepts.datasets.load_image_folder."
+        )
+    if isinstance(X, Mapping):
+        raise TypeError("X must be a sequence of images or a DataFrame, got a mapping.")
+    if isinstance(X, np.ndarray):
+        return _array_as_sequence(X)
+    if hasattr(X, "iloc"):  # a pandas Series: X[i] would look up labels
+        return X.tolist()
+    if hasattr(X, "__len__") and hasattr(X, "__getitem__"):
+        return X
+    try:
+        return list(X)
+    except TypeError:
+        raise TypeError(
+            f"X must be a sequence of images or a DataFrame, got {type(X).__name__}."
+        ) from None
+
+
+def _array_as_sequence(X):
+    if X.dtype.kind in "OUS":
+        if X.ndim == 2 and X.shape[1] == 1:
+            X = X[:, 0]
+        if X.ndim != 1:
+            raise ValueError(
+                f"an array of images must have the shape (n,) or (n, 1), got {X.shape}."
+            )
+        return X.tolist()
+    if X.ndim == 4 or (X.ndim == 3 and X.shape[-1] not in (1, 3, 4)):
+        return X
+    raise ValueError(
+        "a numeric array X must have the shape (n, height, width, channels) or (n, height, width), "
+        f"got {X.shape}. Put one image in a list."
+    )
+
+
+def _as_references(captions, n_images):
+    if captions is None:
+        return None
+    if isinstance(captions, str) or not hasattr(captions, "__len__"):
+        raise TypeError(
+            "captions must be a sequence with one entry per image, each a string or a list of "
+            f"strings, got {type(captions).__name__}."
+        )
+    if len(captions) != n_images:
+        raise ValueError(
+            f"captions must have one entry per image: got {len(captions)} entries for "
+            f"{n_images} images."
+        )
+    return [_one_reference(entry, i) for i, entry in enumerate(captions)]
+
+
+def _one_reference(entry, index):
+    if isinstance(entry, str):
+        return [entry]
+    if _is_missing(entry):
+        return []
+    if isinstance(entry, (list, tuple, np.ndarray)) and all(isinstance(c, str) for c in entry):
+        return [str(c) for c in entry]
+    raise TypeError(
+        f"captions[{index}] must be a string or a list of strings, got {type(entry).__name__}."
+    )
+
+
+def _is_missing(entry):
+    """None, NaN and pandas' NA."""
+    if entry is None:
+        return True
+    if isinstance(entry, float):
+        return np.isnan(entry)
+    return type(entry).__name__ in ("NAType", "NaTType")
+
+
+def name_of(item, index):
+    """How messages call an image."""
+    if isinstance(item, (str, os.PathLike)):
+        return f"image {index} ({os.fspath(item)})"
+    return f"image {index}"
+
+
+def read_bytes(path, index):
+    """Content of an image file."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageReadError(
+            f"{name_of(path, index)} cannot be read: {error.strerror or error}."
+        ) from error
+
+
+def to_rgb(item, index, content=None):
+    """`item` as an upright PIL image in RGB.
+
+    Parameters
+    ----------
+    item : path, PIL image or array
+        Arrays: (height, width) or (height, width, 1 | 3 | 4), uint8, bool, or float in [0, 1].
+    index : int
+        Position in X, for messages.
+    content : bytes, default=None
+        The file's content when it has been read already.
+
+    Notes
+    -----
+    The orientation noted in EXIF is applied, transparency is laid over white, 16-bit grey is
+    scaled to 8 bits, and of an animation the first frame is taken.
+    """
+    if isinstance(item, (str, os.PathLike)):
+        content = read_bytes(item, index) if content is None else content
+        return _decode(lambda: Image.open(io.BytesIO(content)), item, index)
+    if isinstance(item, Image.Image):
+        return _decode(lambda: item, item, index)
+    if isinstance(item, np.ndarray):
+        return _from_array(item, index)
+    if _is_missing(item):
+        raise ImageReadError(f"image {index} is missing (None).")
+    raise TypeError(
+        "images must be paths, PIL images or NumPy arrays, got "
+        f"{type(item).__name__} at position {index}."
+    )
+
+
+def _decode(get_image, item, index):
+    try:
+        image = get_image()
+        image.load()
+        return _flatten(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no image format that Pillow knows" if unknown else str(error).rstrip(".")
+        raise ImageReadError(
+            f"{name_of(item, index)} cannot be read as an image: {reason}. Replace or remove it, "
+            "or pass on_error='skip'."
+        ) from error
+
+
+def _flatten(image):
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        # 16-bit files open as "I;16" or, in older Pillow, as 32-bit integers.
+        grey = grey >> 8 if image.mode != "I" or grey.max() > 255 else grey
+        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array, index):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
+        raise ImageReadError(
+            f"image {index} must have the shape (height, width) or (height, width, 1|3|4), got "
+            f"{array.shape}."
+        )
+    if 0 in array.shape:
+        raise ImageReadError(f"image {index} is empty: shape {array.shape}.")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "f":
+        # The negated form also catches NaN.
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ImageReadError(
+                f"image {index} is a float array with values outside [0, 1] (or NaN); scale it, or "
+                "pass uint8."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageReadError(
+            f"image {index} must be uint8, bool or float in [0, 1], got {array.dtype}."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return _flatten(Image.fromarray(np.ascontiguousarray(array)))
