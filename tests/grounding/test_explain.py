@@ -1,0 +1,312 @@
+"""The whole job, on a fake model whose concepts are known, and on a tiny real one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+
+from semi_nmf_concepts.grounding import ConceptReport, explain_concepts
+from tests._fake_model import FakeFeaturizer, FakeHandle, LazyImages
+
+
+class ThreeConcepts(TransformerMixin, BaseEstimator):
+    """Decomposer with three fixed atoms (snow, grass, black); fitting only copies them."""
+
+    n_components = 3
+
+    def __init__(self, width=16):
+        self.width = width
+
+    def fit(self, Z, y=None):
+        handle = FakeHandle()
+        words = ("▁snow", "▁grass", "▁black")
+        self.components_ = np.array([handle.direction(w, "▁dog") for w in words])[:, : self.width]
+        return self
+
+    def transform(self, Z):
+        return np.clip(Z[:, [4, 6, 10]] - 0.5, 0, None)
+
+    def inverse_transform(self, V):
+        return V @ self.components_
+
+
+def factors_of(images):
+    return pd.DataFrame(
+        {
+            "colour": images.colours,
+            "object": "dog",
+            "boxes": [[[0, 0, 1, 1]]] * len(images),
+        },
+        index=np.arange(len(images)) + 1000,  # an index that is not the position
+    )
+
+
+@pytest.fixture(scope="module")
+def explained():
+    images, test_images = LazyImages(200), LazyImages(120)
+    captions = [f"a {colour} dog" for colour in images.colours]
+    report = explain_concepts(
+        FakeFeaturizer(),
+        ThreeConcepts(),
+        images,
+        captions,
+        test_images=test_images,
+        factors=factors_of(images),
+        test_factors=factors_of(test_images),
+        factor_words={"colour": {"black": "black", "white": ("snow", "snowy"), "green": ["red"]}},
+        n_local=10,
+    )
+    return report, images, test_images
+
+
+def test_concepts_have_their_words_and_images(explained):
+    report, images, _ = explained
+    assert [c.words[0] for c in report.concepts] == ["snow", "grass", "black"]
+    for concept, colour in zip(report.concepts, ("white", "green", "black"), strict=True):
+        assert len(concept.image_indices) == 5
+        assert {images.colours[i] for i in concept.image_indices} == {colour}
+        assert concept.share == pytest.approx(1 / 3, abs=0.01)
+        activation = report.activations[:, concept.index]
+        np.testing.assert_array_equal(concept.activation, activation)
+        assert concept.mean_activation == pytest.approx(activation[activation > 0].mean())
+        rows = [list(report.samples.indices).index(i) for i in concept.image_indices]
+        np.testing.assert_allclose(concept.image_activations, activation[rows])
+        assert concept.image_activations == sorted(concept.image_activations, reverse=True)
+
+
+def test_samples_keep_positions_captions_references_and_factors(explained):
+    report, images, _ = explained
+    samples = report.samples
+    assert len(samples) == 150
+    for row in (0, 77, 149):
+        colour = images.colours[samples.indices[row]]
+        assert samples.captions[row] == f"a dog that is {colour}"
+        assert samples.references[row] == [f"a {colour} dog"]
+        assert samples.factors[row]["colour"] == colour
+
+
+def test_local_samples_are_spread_over_the_kept_test_images(explained):
+    report, _, test_images = explained
+    assert report.local_kind == "test"
+    assert report.n_local == 10
+    assert report.test_activations.shape == (90, 3)
+    assert np.ptp(report.local_samples.indices) > 80
+    names = {"white": 0, "green": 1, "black": 2}
+    for i in range(10):
+        local = report.local(i)
+        assert local.items[0]["concept"] == names[test_images.colours[local.image_index]]
+        assert report.image("local", i).size == (160, 107)
+
+
+def test_only_the_images_shown_are_read_again(explained):
+    report, images, test_images = explained
+    shown = {i for concept in report.concepts for i in concept.image_indices}
+    assert images.reads == [2 if i in shown else 1 for i in range(len(images))]
+    assert sum(test_images.reads) == len(test_images) + report.n_local
+
+
+def test_factor_table(explained):
+    report, _, _ = explained
+    table = {row["value"]: row for row in report.factor_table}
+    assert set(table) == {"black", "white", "green"}
+    assert [table[v]["concept"] for v in ("white", "green", "black")] == [0, 1, 2]
+    assert all(row["auroc"] == 1 for row in table.values())
+    assert all(row["n_positive"] == 30 for row in table.values())
+    assert [table[v]["word_hit"] for v in ("white", "green", "black")] == [True, False, True]
+    assert report.settings["word_hit_share"] == pytest.approx(2 / 3)
+    assert report.settings["factor_macro"] == 1
+    assert report.concepts[0].factors[0]["value"] == "white"
+    assert [entry["factor"] for entry in report.left_out] == ["object"]
+
+
+def test_settings(explained):
+    settings = explained[0].settings
+    assert settings["decomposer"] == "ThreeConcepts"
+    assert settings["params"] == {"width": 16}
+    assert settings["dropped"] == {"not_generated": 50}
+    assert (settings["n_seen"], settings["n_kept"]) == (200, 150)
+    assert (settings["n_test_seen"], settings["n_test_kept"]) == (120, 90)
+    assert settings["token"] == "dog"
+    assert 0 < settings["overlap"] <= 1
+    assert settings["mean_n_active"] == pytest.approx(1)
+    assert settings["grounding"]["word_filter"] == "english"
+
+
+def test_the_reconstruction_score_is_that_of_its_definition(explained):
+    report, images, _ = explained
+    Z = FakeFeaturizer().extract(images).Z
+    error = np.sum((Z - report.activations @ report.components) ** 2)
+    expected = 1 - error / np.sum((Z - Z.mean(axis=0)) ** 2)
+    assert report.settings["reconstruction_score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_report_survives_saving(explained, tmp_path):
+    report, _, _ = explained
+    report.save(tmp_path)
+    loaded = ConceptReport.load(tmp_path)
+    assert loaded.settings == report.settings
+    assert loaded.samples.factors == report.samples.factors
+    assert loaded.factor_table == report.factor_table
+    np.testing.assert_array_equal(loaded.activations, report.activations)
+
+
+def test_without_test_images_training_samples_are_explained():
+    images = LazyImages(240)
+    report = explain_concepts(FakeFeaturizer(), ThreeConcepts(), images, factors=factors_of(images))
+    assert report.local_kind == "train"
+    assert report.n_local == 24
+    assert report.test_samples is None
+    assert report.local(5).image_index == report.local_samples.indices[5]
+    assert "30%" in report.settings["factor_protocol"]
+    assert all(row["auroc"] == 1 and row["n_positive"] < 30 for row in report.factor_table)
+    assert report.samples.references[0] == []
+
+
+def test_no_factors_no_table():
+    report = explain_concepts(FakeFeaturizer(), ThreeConcepts(), LazyImages(12), n_local=None)
+    assert report.factor_table is None
+    assert report.left_out == []
+    assert report.samples.factors is None
+    assert report.local(0).factors is None
+    assert report.n_local == 9
+
+
+def test_an_unfitted_decomposer_stays_unfitted_and_a_fitted_one_is_used_as_is():
+    decomposer = ThreeConcepts()
+    explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+    assert not hasattr(decomposer, "components_")
+    decomposer.fit(None)
+    decomposer.components_ = decomposer.components_[::-1]
+    report = explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+    assert report.concepts[0].words[0] == "black"
+
+
+def test_a_dictionary_with_foreign_provenance_is_refused():
+    decomposer = ThreeConcepts().fit(None)
+    decomposer.provenance_ = {"model": "other", "fingerprint": "other"}
+    with pytest.raises(ValueError, match="unembedding of their own model"):
+        explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+
+
+def test_scikit_learn_decomposers_are_accepted():
+    report = explain_concepts(FakeFeaturizer(), PCA(2), LazyImages(40))
+    assert report.components.shape == (2, 16)
+    assert report.settings["decomposer"] == "PCA"
+    assert report.settings["reconstruction_score"] > 0.5
+
+
+def test_test_images_without_a_kept_sample_warn_and_training_samples_step_in():
+    with pytest.warns(UserWarning, match="None of the 4 test images was kept"):
+        report = explain_concepts(
+            FakeFeaturizer(),
+            ThreeConcepts(),
+            LazyImages(12),
+            test_images=LazyImages(4, colours=["blue"]),
+        )
+    assert report.local_kind == "train"
+    assert report.settings["n_test_seen"] == 4
+    assert report.settings["test_dropped"] == {"not_generated": 4}
+
+
+def test_nothing_kept_at_all_and_other_trouble_with_test_images_are_errors():
+    blue = LazyImages(4, colours=["blue"])
+    with pytest.raises(ValueError, match="occurs in none of the captions"):
+        explain_concepts(FakeFeaturizer(), ThreeConcepts(), blue)
+
+    class Unreadable(FakeFeaturizer):
+        def extract(self, X, captions=None):
+            if len(X) == 4:
+                raise ValueError("image 3 cannot be read")
+            return super().extract(X, captions)
+
+    with pytest.raises(ValueError, match="test_images: image 3 cannot be read"):
+        explain_concepts(Unreadable(), ThreeConcepts(), LazyImages(12), test_images=blue)
+
+
+def test_fewer_samples_than_concepts():
+    with pytest.raises(ValueError, match=r"Only 2 sample.*for 3 concepts.*smaller n_components"):
+        explain_concepts(FakeFeaturizer(), ThreeConcepts(), LazyImages(2))
+
+
+def test_progress_goes_to_standard_error(capsys):
+    explain_concepts(FakeFeaturizer(), ThreeConcepts(), LazyImages(12), verbose=1)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "kept 9 of 12" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"captions": ["a dog"]}, "captions must have one entry per image: got 1 entries for 12"),
+        ({"factors": pd.DataFrame({"a": [1]})}, "factors must have one row per image: got 1"),
+        ({"test_captions": ["a"]}, "need test_images"),
+        (
+            {"test_images": LazyImages(4), "test_captions": ["a"]},
+            "test_captions must have one entry per image: got 1 entries for 4",
+        ),
+        ({"test_images": LazyImages(4), "test_factors": factors_of(LazyImages(4))}, "Give both"),
+        ({"n_images": 0}, "n_images must be"),
+        ({"n_local": -1}, "n_local must be"),
+        ({"n_words": 0}, "n_words must be"),
+        ({"word_filter": "french"}, "word_filter must be"),
+        ({"images": []}, "no images"),
+    ],
+)
+def test_wrong_arguments_are_named_before_the_model_runs(change, message):
+    class NeverRun(FakeFeaturizer):
+        def extract(self, X, captions=None):
+            raise AssertionError("the model ran")
+
+    arguments = {
+        "featurizer": NeverRun(),
+        "decomposer": ThreeConcepts(),
+        "images": LazyImages(12),
+    } | change
+    with pytest.raises(ValueError, match=message):
+        explain_concepts(**arguments)
+
+
+def test_a_decomposer_fitted_on_another_width():
+    with pytest.raises(ValueError, match="fitted on 3 features, but the states have 16"):
+        explain_concepts(FakeFeaturizer(), PCA(2).fit(np.eye(3)), LazyImages(12))
+
+
+def test_a_decomposer_without_components():
+    from sklearn.preprocessing import StandardScaler
+
+    with pytest.raises(TypeError, match="StandardScaler has none"):
+        explain_concepts(FakeFeaturizer(), StandardScaler(), LazyImages(12))
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    from tests._tiny_llava import build_tiny_llava
+
+    return build_tiny_llava(tmp_path_factory.mktemp("model") / "tiny", bias_word="dog")
+
+
+def test_the_real_featurizer_and_model(tiny_model, tmp_path):
+    from semi_nmf_concepts.lmm import LMMTokenFeaturizer
+    from tests._tiny_llava import tiny_images
+
+    images = tiny_images(80)
+    featurizer = LMMTokenFeaturizer(str(tiny_model), token="dog", max_new_tokens=12)
+    states = featurizer.extract(images)
+    report = explain_concepts(
+        featurizer, PCA(2), images, word_filter=None, test_images=tiny_images(40, seed=1)
+    )
+    np.testing.assert_array_equal(report.samples.indices, states.indices)
+    assert report.samples.captions == list(states.captions)
+    assert report.provenance["fingerprint"] == featurizer.handle.fingerprint
+    weight, _ = featurizer.handle.unembedding()
+    tokenizer = featurizer.handle.loaded.tokenizer
+    for concept in report.concepts:
+        assert concept.words
+        token = tokenizer.convert_tokens_to_ids(concept.words[0])
+        logit = report.components[concept.index] @ weight[token]
+        assert concept.word_scores[0] == pytest.approx(logit, rel=1e-4)
+        assert not any(word.startswith("##") for word in concept.words)
+    report.save(tmp_path)
+    assert len(ConceptReport.load(tmp_path)) == 2
