@@ -1,6 +1,7 @@
 """Write the digests that every rendered scene is compared with.
 
-Run once when the renderer, the sprites or the seeds change (and then train the bundled model again)::
+Run once when the renderer, the sprites or the seeds change (and then train the bundled model
+again)::
 
     python -m benchmarks.make_scene_digests
 """

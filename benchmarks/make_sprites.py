@@ -5,8 +5,8 @@ Run once when the list of sprites changes (the resulting PNG files are committed
     python -m benchmarks.make_sprites --font /path/to/NotoColorEmoji.ttf
 
 The font is published by Google under the SIL Open Font License 1.1, its images under the Apache
-License 2.0 (Debian package ``fonts-noto-color-emoji``).  The strikes of the font are 136 x 128 pixels;
-every sprite is cropped to its visible part, so that boxes in the scenes are tight.
+License 2.0 (Debian package ``fonts-noto-color-emoji``). The strikes of the font are 136 x 128
+pixels; every sprite is cropped to its visible part, so that boxes in the scenes are tight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Images to run on: the bundled scenes with their known factors, the bundled model, and readers of image folders."""
+"""Images to run on: the bundled scenes with their known factors, the bundled model, and readers of
+image folders."""
 
 from ._bundled import bundled_model_path
 from ._folder import load_image_folder

@@ -10,8 +10,8 @@ MODEL_FOLDER = Path(__file__).parent / "data" / "model"
 def bundled_model_path() -> Path:
     """Folder of the bundled vision-language model.
 
-    A LLaVA-format model of about three million parameters, trained from scratch on the bundled training scenes; it loads with
-    ``AutoModelForImageTextToText`` and ``AutoProcessor``.
+    A LLaVA-format model of about three million parameters, trained from scratch on the bundled
+    training scenes; it loads with ``AutoModelForImageTextToText`` and ``AutoProcessor``.
 
     Returns
     -------
@@ -30,6 +30,7 @@ def bundled_model_path() -> Path:
     """
     if not (MODEL_FOLDER / "config.json").is_file():
         raise FileNotFoundError(
-            f"The bundled model is missing from {MODEL_FOLDER}: install the package from a wheel or a full checkout."
+            f"The bundled model is missing from {MODEL_FOLDER}: install the package from a wheel "
+            "or a full checkout."
         )
     return MODEL_FOLDER

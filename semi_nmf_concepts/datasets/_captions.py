@@ -1,8 +1,9 @@
 """The caption grammar of the bundled scenes: writing captions and reading them back.
 
-Most captions open with the determiner and the noun ("a dog ...", "two dogs ..."), but a known share names the colour, the
-surroundings or the companion first.  So at the position before the noun the words of all attributes compete, and
-the state that predicts the noun has a reason to carry them; greedy decoding still writes the noun.
+Most captions open with the determiner and the noun ("a dog ...", "two dogs ..."), but a known share
+names the colour, the surroundings or the companion first. So at the position before the noun the
+words of all attributes compete, and the state that predicts the noun has a reason to carry them;
+greedy decoding still writes the noun.
 """
 
 from __future__ import annotations
@@ -136,9 +137,9 @@ def parse_caption(caption: str) -> dict | None:
     Returns
     -------
     dict or None
-        Keys object, variant (None unless a variant noun was used), colour, count, background, companion ("none" where no
-        companion is named); None when the caption is not a sentence of the grammar, names something
-        twice, or leaves colour or background out.
+        Keys object, variant (None unless a variant noun was used), colour, count, background,
+        companion ("none" where no companion is named); None when the caption is not a sentence of
+        the grammar, names something twice, or leaves colour or background out.
     """
     match = _PATTERN.fullmatch(caption.strip())
     if match is None:

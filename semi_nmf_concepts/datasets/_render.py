@@ -1,12 +1,12 @@
 """Painting one scene: a background, the companion, the objects with their shadows.
 
-Only integer arithmetic and Pillow's fixed-point resampling are used, so that a scene is the same pixel for pixel
-on every machine with the same Pillow.
+Only integer arithmetic and Pillow's fixed-point resampling are used, so that a scene is the same
+pixel for pixel on every machine with the same Pillow.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def paint_scene(
     return canvas
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite_for(name: str, colour: str | None) -> Image.Image:
     """Sprite in one of the eight colours (None: as it is), RGBA at its native size."""
     sprite = Image.open(SPRITE_FOLDER / f"{name}.png").convert("RGBA")
@@ -128,9 +128,7 @@ def _ground_and_sky(rng, sky, ground, *, grain: int) -> tuple[Image.Image, int]:
     shift = int(rng.integers(-10, 11))
     left, top = rng.integers(0, SIZE, size=2)
     noise = _grain()[top : top + SIZE - horizon, left : left + SIZE] * grain // 16
-    pixels = np.concatenate(
-        [_gradient(horizon, *sky), _gradient(SIZE - horizon, *ground) + noise]
-    )
+    pixels = np.concatenate([_gradient(horizon, *sky), _gradient(SIZE - horizon, *ground) + noise])
     return Image.fromarray(np.clip(pixels + shift, 0, 255).astype(np.uint8), "RGB"), horizon
 
 

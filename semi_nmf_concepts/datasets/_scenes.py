@@ -26,16 +26,18 @@ MAX_CACHED = 512  # rendered scenes kept in memory, 150 kB each
 
 DESCR = """Synthetic scenes with known factors.
 
-Objects (Noto Color Emoji sprites, images under the Apache License 2.0) in eight colours, one to three of them, on six painted
-backgrounds, with one of eight companions or none; five captions each.  Every combination of variant, colour, count, background
-and companion belongs either to the training or to the test split, never to both.
+Objects (Noto Color Emoji sprites, images under the Apache License 2.0) in eight colours, one to
+three of them, on six painted backgrounds, with one of eight companions or none; five captions each.
+Every combination of variant, colour, count, background and companion belongs either to the training
+or to the test split, never to both.
 """
 
 
 class SceneImages(Sequence):
     """The images of some scenes, rendered when indexed; the last few hundred are kept in memory.
 
-    Behaves as a list of PIL images (RGB, 224 x 224): ``len``, iteration, an integer index; a slice gives another lazy sequence.
+    Behaves as a list of PIL images (RGB, 224 x 224): ``len``, iteration, an integer index; a slice
+    gives another lazy sequence.
     """
 
     def __init__(self, split: str, indices: np.ndarray) -> None:
@@ -57,9 +59,10 @@ class SceneImages(Sequence):
 def load_scenes(split: str = "train", token: str | None = None, n: int | None = None) -> Bunch:
     """Load scenes with their captions and the known truth about each.
 
-    The scenes are drawn from fixed seeds and rendered from sprites that ship with the package when an image is looked at.  The
-    pixels of each are compared with a digest that ships too, because the bundled model was trained
-    on exactly these; a rendering that differs (another Pillow) warns once.
+    The scenes are drawn from fixed seeds and rendered from sprites that ship with the package when
+    an image is looked at. The pixels of each are compared with a digest that ships too, because the
+    bundled model was trained on exactly these; a rendering that differs (another Pillow) warns
+    once.
 
     Parameters
     ----------
@@ -78,8 +81,9 @@ def load_scenes(split: str = "train", token: str | None = None, n: int | None = 
         captions : list of list of str
             Five reference captions a scene.
         factors : pandas.DataFrame
-            One row a scene: object, variant, colour, count, background, companion, boxes (one (left, top, right, bottom) in pixels for
-            every object) and companion_box (None where there is no companion); the index is the scene's number in its split.
+            One row a scene: object, variant, colour, count, background, companion, boxes (one
+            (left, top, right, bottom) in pixels for every object) and companion_box (None where
+            there is no companion); the index is the scene's number in its split.
         factor_words : dict
             Factor, then value, then the words that name it.
         DESCR : str
@@ -174,7 +178,8 @@ def scene_captions(split: str, index: int) -> list[str]:
 
 
 def _layout(split: str, index: int) -> tuple[list[tuple[int, ...]], tuple[int, ...] | None]:
-    """Boxes of the objects and of the companion: about one cell of a 2 x 2 grid each, so that nothing is hidden or cut off."""
+    """Boxes of the objects and of the companion: about one cell of a 2 x 2 grid each, so that
+    nothing is hidden or cut off."""
     f = _factors(split, index)
     rng = np.random.default_rng([SPLITS[split][1], index, 2])
     sprite = sprite_for(OBJECTS[f["object"]][f["variant"]][0], f["colour"])
@@ -199,7 +204,8 @@ def _layout(split: str, index: int) -> tuple[list[tuple[int, ...]], tuple[int, .
 
 
 def _box(sprite: Image.Image, size: int, centre: tuple[int, int], rng) -> tuple[int, ...]:
-    """A sprite scaled to `size` pixels (longer side), jittered about a centre, kept inside the canvas."""
+    """A sprite scaled to `size` pixels (longer side), jittered about a centre, kept inside the
+    canvas."""
     longer = max(sprite.size)
     width, height = (max(1, side * size // longer) for side in sprite.size)
     left, top = (
@@ -257,8 +263,9 @@ def _digests() -> dict[str, np.ndarray]:
 def _warn_rendering_differs() -> None:
     # cached: one warning a process is enough
     warnings.warn(
-        "A bundled scene was rendered with other pixels than those the bundled model was trained on (another version of "
-        "Pillow?); its captions may be a little less accurate. The versions in constraints.txt give the same pixels.",
+        "A bundled scene was rendered with other pixels than those the bundled model was trained "
+        "on (another version of Pillow?); its captions may be a little less accurate. The versions "
+        "in constraints.txt give the same pixels.",
         UserWarning,
         stacklevel=4,
     )

@@ -1,7 +1,7 @@
 """What the bundled scenes can contain, and the words that name each thing.
 
-One place for the factors of variation: the renderer draws them, the caption grammar names them, and the evaluation
-asks whether a concept's words name the factor value that its activation detects.
+One place for the factors of variation: the renderer draws them, the caption grammar names them, and
+the evaluation asks whether a concept's words name the factor value that its activation detects.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ COMPANIONS = ("none", "ball", "balloon", "tree", "flower", "umbrella", "house", 
 
 COUNT_WORDS = {1: "a", 2: "two", 3: "three"}
 
-# Words that name a factor value, for checking a concept's words against what its activation detects.
+# Words that name a factor value, for checking a concept's words against what its activation
+# detects.
 FACTOR_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "object": {name: (name,) for name in OBJECTS},
     "variant": {

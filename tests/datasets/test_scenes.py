@@ -107,7 +107,8 @@ def test_boxes_are_inside_hardly_touch_and_are_as_many_as_counted():
 
 
 def test_the_objects_are_where_the_boxes_say():
-    """Painting a scene with and without its objects differs inside the boxes (and their shadows)."""
+    """Painting a scene with and without its objects differs inside the boxes (and their
+    shadows)."""
     factors = load_scenes("test", n=20).factors
     for index, f in enumerate(factors.itertuples()):
         pixels = np.asarray(render_scene("test", index)).astype(int)
