@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import pandas as pd
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
+from benchmarks._record import recorded
 from semi_nmf_concepts.datasets import FACTOR_WORDS, load_scenes
 from semi_nmf_concepts.decomposition import (
     RECOMMENDED,
@@ -39,6 +40,7 @@ from semi_nmf_concepts.decomposition import (
 from semi_nmf_concepts.grounding import ground_text
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, load_model
 from semi_nmf_concepts.metrics import (
+    FactorRecovery,
     chance_word_hits,
     factor_recovery,
     factor_word_hits,
@@ -51,7 +53,15 @@ CHOOSING, REPORTED = ("cat", "train"), ("dog", "bus")
 EIGHT = ("dog", "cat", "bus", "train", "car", "cake", "bear", "baby")
 K = 20
 MAX_ACTIVE = 8.0
-RESULTS = Path(__file__).parent / "results" / "concept_quality.json"
+# Name -> (decomposer, whether a low activation may detect too).
+METHODS = {
+    "Semi-NMF": (SemiNMFConcepts(K, random_state=0, **RECOMMENDED), False),
+    "KMeans": (KMeansConcepts(K, random_state=0), False),
+    "Simple": (SimpleConcepts(K), False),
+    "PCA, sign as given": (PCAConcepts(K, random_state=0), False),
+    "PCA, either sign": (PCAConcepts(K, random_state=0), True),
+    "ICA, either sign": (FastICA(K, random_state=0, max_iter=2000, tol=1e-3), True),
+}
 
 
 @dataclass
@@ -77,21 +87,6 @@ def extract(token: str, layers: list, n_train: int, cache: Path | None) -> dict:
             factors = scenes.factors.iloc[r.indices].reset_index(drop=True)
             parts[layer].append(Part(r.Z, factors, np.array(r.prefixes)))
     return parts
-
-
-def methods(setting: dict) -> dict:
-    """Method name -> (unfitted decomposer, may it detect with either sign?)."""
-    return {
-        "Semi-NMF": (SemiNMFConcepts(K, random_state=0, **setting), False),
-        "KMeans": (KMeansConcepts(K, random_state=0), False),
-        "Simple": (SimpleConcepts(K), False),
-        "PCA, sign as given": (PCAConcepts(K), False),
-        "PCA, either sign": (PCAConcepts(K), True),
-        "ICA, either sign": (
-            FastICA(K, whiten="unit-variance", random_state=0, max_iter=2000, tol=1e-3),
-            True,
-        ),
-    }
 
 
 def fitted(estimator, Z: np.ndarray):
@@ -152,152 +147,121 @@ def choose(args) -> None:
 # --- the reported figures -------------------------------------------------------------------------
 
 
-def report_recovery(args, record: list) -> dict[str, float]:
-    """Print the recovery tables of the reported tokens; returns the mean macro of each method."""
-    macros: dict[str, list] = {}
-    for token in REPORTED:
-        train, test = extract(token, [args.layer], args.n_train, args.cache)[args.layer]
-        prefix, train1, test1 = most_frequent_prefix(train, test)
-        shown = {}
-        for name, (estimator, either) in {
-            **methods(RECOMMENDED),
-            "linear probe": (None, False),
-        }.items():
-            if estimator is not None:
-                estimator = fitted(estimator, train.Z)
-            result = recover(estimator, train, test, either)
-            single = recover(estimator, train1, test1, either)
-            macros.setdefault(name, []).append(result.macro)
-            shown[name] = {**result.per_factor, "macro": result.macro, "one prefix": single.macro}
-            record += [
-                {
-                    "table": "recovery",
-                    "token": token,
-                    "method": name,
-                    "metric": k,
-                    "mean": round(float(v), 4),
-                }
-                for k, v in shown[name].items()
-            ]
-            if name == "Semi-NMF":
-                active = float((estimator.transform(train.Z) > 0).sum(axis=1).mean())
-                report_words(
-                    args, token, estimator, recover(estimator, train, test, either, 1000), record
-                )
-        print(
-            f"\nfactor recovery, {token}: {len(train.Z)} training and {len(test.Z)} test samples, "
-            f"{active:.2f} atoms active; "
-            f"one prefix = {prefix!r} ({len(test1.Z)} test samples)"
-        )
-        print(pd.DataFrame(shown).T.round(3).to_string())
-    return {name: float(np.mean(values)) for name, values in macros.items()} | {"active": active}
+@dataclass
+class Figures:
+    """What was measured of one method on one token."""
+
+    recovery: FactorRecovery
+    one_prefix: float
+    n_active: float
+    named: int
+    detected: int
+    chance: float
+    words: list[list[str]]
 
 
-HITS: list[tuple[int, int, float]] = []
-
-
-def report_words(args, token: str, estimator, recovery, record: list) -> None:
-    """Print which detected values are named by the words of their concept."""
-    handle = load_model()
-    options = {"subtract_mean": args.subtract_mean}
-    words = [w.words for w in ground_text(estimator, handle, **options)]
+def measure(args, estimator, either: bool, train: Part, test: Part) -> Figures:
+    """Fit one method on the training states and measure it."""
+    fitted(estimator, train.Z)
+    recovery = recover(estimator, train, test, either, n_bootstrap=1000)
+    _, train1, test1 = most_frequent_prefix(train, test)
+    ground = partial(ground_text, model=load_model(), subtract_mean=args.subtract_mean)
+    words = [w.words for w in ground(estimator)]
     hits = factor_word_hits(recovery.table, words, FACTOR_WORDS)
     chance = chance_word_hits(
-        recovery.table,
-        words,
-        FACTOR_WORDS,
-        ground=lambda U: ground_text(U, handle, **options),
-        width=estimator.components_.shape[1],
-    ).mean()
-    print(
-        f"\nwords, {token}: {hits.n_hits} of {hits.n_detected} detected values named "
-        f"({hits.share:.1%}), chance {chance:.1%}"
+        recovery.table, words, FACTOR_WORDS, ground=ground, width=train.Z.shape[1]
     )
-    for row in recovery.table.sort_values("auroc", ascending=False).itertuples():
-        named = next(
-            (w for w in words[row.component] if w in FACTOR_WORDS[row.factor][row.value]), "-"
-        )
+    return Figures(
+        recovery=recovery,
+        one_prefix=recover(estimator, train1, test1, either).macro,
+        n_active=float((estimator.transform(train.Z) > 0).sum(axis=1).mean()),
+        named=hits.n_hits,
+        detected=hits.n_detected,
+        chance=float(chance.mean()),
+        words=words,
+    )
+
+
+def report_token(args, token: str) -> dict[str, Figures]:
+    """Print the tables of one token."""
+    train, test = extract(token, [args.layer], args.n_train, args.cache)[args.layer]
+    figures = {name: measure(args, *method, train, test) for name, method in METHODS.items()}
+    rows = {
+        name: {
+            **f.recovery.per_factor,
+            "macro": f.recovery.macro,
+            "one prefix": f.one_prefix,
+            "named": f"{f.named}/{f.detected}",
+            "chance": f"{f.chance:.2f}",
+            "active": f"{f.n_active:.1f}",
+        }
+        for name, f in figures.items()
+    }
+    prefix, train1, test1 = most_frequent_prefix(train, test)
+    probe = recover(None, train, test, False)
+    probe1 = recover(None, train1, test1, False).macro
+    rows["linear probe"] = {**probe.per_factor, "macro": probe.macro, "one prefix": probe1}
+    print(f"\n=== {token}: {len(train.Z)} training and {len(test.Z)} test samples ===")
+    print(f"most frequent prefix: {prefix!r}, {len(train1.Z)} and {len(test1.Z)} of them\n")
+    print(pd.DataFrame(rows).T.fillna("").to_string(float_format="%.3f"))
+    print_values(figures["Semi-NMF"])
+    return figures
+
+
+def print_values(figures: Figures) -> None:
+    """Print every factor value with its atom and the atom's words."""
+    print("\nSemi-NMF: the atom of each factor value, its words, and the word that names the value")
+    table = figures.recovery.table.sort_values("auroc", ascending=False)
+    for row in table.itertuples():
+        words, names = figures.words[row.component], FACTOR_WORDS[row.factor][row.value]
+        named = next((w for w in words if w in names), "-")
         print(
             f"  {row.factor:10s} {row.value:9s} atom {row.component:2d}  "
             f"AUROC {row.auroc:.3f} [{row.low:.3f}, {row.high:.3f}]  "
-            f"{named:9s} | {' '.join(words[row.component])}"
+            f"{named:9s} | {' '.join(words)}"
         )
-    HITS.append((hits.n_hits, hits.n_detected, float(chance)))
-    for metric, value in (
-        ("share named", hits.share),
-        ("chance", chance),
-        ("detected", hits.n_detected),
-    ):
-        record.append(
-            {
-                "table": "words",
-                "token": token,
-                "method": "Semi-NMF",
-                "metric": metric,
-                "mean": round(float(value), 4),
-            }
-        )
+    for left in figures.recovery.left_out:
+        print(f"  {left['factor']:10s} {left['value']:9s} left out: {left['reason']}")
 
 
-def report_overlap(args, record: list) -> dict[str, float]:
-    """Print the overlap of words of every method, averaged over the eight tokens."""
-    handle, rows = load_model(), {}
+def report_overlap(args) -> pd.DataFrame:
+    """Print the overlap of words of every method on the eight tokens of the paper."""
+    rows: dict[str, dict] = {}
     for token in EIGHT:
         train, _ = extract(token, [args.layer], args.n_train, args.cache)[args.layer]
-        for name, (estimator, either) in methods(RECOMMENDED).items():
+        for name, (estimator, either) in METHODS.items():
             if either:
                 continue
-            words = ground_text(
-                fitted(estimator, train.Z), handle, subtract_mean=args.subtract_mean
-            )
+            fitted(estimator, train.Z)
+            words = ground_text(estimator, load_model(), subtract_mean=args.subtract_mean)
             rows.setdefault(name, {})[token] = overlap_score([w.words for w in words])
     table = pd.DataFrame(rows).T
     table["mean"] = table.mean(axis=1)
-    print("\noverlap of words\n" + table.round(3).to_string())
-    for name, row in rows.items():
-        record += [
-            {
-                "table": "overlap",
-                "token": t,
-                "method": name,
-                "metric": "overlap",
-                "mean": round(v, 4),
-            }
-            for t, v in row.items()
-        ]
-    return table["mean"].to_dict()
+    print("\noverlap of words\n" + table.to_string(float_format="%.3f"))
+    return table
 
 
-def check_bars(macros: dict[str, float], overlap: dict[str, float]) -> list[str]:
-    """The bars that were missed."""
-    ours, missed = macros["Semi-NMF"], []
-    named, detected = sum(h[0] for h in HITS), sum(h[1] for h in HITS)
-    chance = sum(h[1] * h[2] for h in HITS) / detected
-    print(
-        f"\nmacro recovery, mean of {' and '.join(REPORTED)}: "
-        + ", ".join(f"{k} {v:.3f}" for k, v in macros.items())
-    )
-    print(
-        f"words: {named} of {detected} detected values named ({named / detected:.1%}); "
-        f"chance {chance:.1%}"
-    )
+def check_bars(tokens: dict[str, dict[str, Figures]], overlap: pd.DataFrame) -> list[str]:
+    """Print every bar and whether it holds, for each token; returns those that were missed."""
     bars = {
-        "recovery >= 0.78": ours >= 0.78,
-        "at most 8 active": macros["active"] <= MAX_ACTIVE,
-        "recovery above KMeans": ours > macros["KMeans"],
-        "recovery above Simple": ours > macros["Simple"],
-        "recovery above PCA, sign as given": ours > macros["PCA, sign as given"],
-        "12 values detected for each token": min(h[1] for h in HITS) >= 12,
-        "75% named": named >= 0.75 * detected,
-        "3 x chance": named / detected >= 3 * chance,
-        "overlap below KMeans": overlap["Semi-NMF"] < overlap["KMeans"],
-        "overlap below Simple": overlap["Semi-NMF"] < overlap["Simple"],
+        f"overlap below {other}": overlap["mean"]["Semi-NMF"] < overlap["mean"][other]
+        for other in ("KMeans", "Simple")
     }
+    for token, figures in tokens.items():
+        ours = figures["Semi-NMF"]
+        bars[f"{token}: recovery >= 0.78"] = ours.recovery.macro >= 0.78
+        bars[f"{token}: at most {MAX_ACTIVE:g} active"] = ours.n_active <= MAX_ACTIVE
+        for other in ("KMeans", "Simple", "PCA, sign as given"):
+            theirs = figures[other]
+            bars[f"{token}: recovery above {other}"] = ours.recovery.macro > theirs.recovery.macro
+            bars[f"{token}: one prefix above {other}"] = ours.one_prefix > theirs.one_prefix
+        bars[f"{token}: at least 12 values detected"] = ours.detected >= 12
+        bars[f"{token}: 75% of them named"] = ours.named >= 0.75 * ours.detected
+        bars[f"{token}: 3 x chance"] = ours.named >= 3 * ours.chance * ours.detected
+    print()
     for name, holds in bars.items():
         print(f"  {'holds ' if holds else 'MISSED'} {name}")
-        if not holds:
-            missed.append(name)
-    return missed
+    return [name for name, holds in bars.items() if not holds]
 
 
 def main() -> None:
@@ -307,23 +271,19 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=-1)
     parser.add_argument("--layers", type=int, nargs="+", default=[-2, -1], help="for --choose")
     parser.add_argument(
-        "--subtract-mean",
-        action="store_true",
-        help="subtract the mean concept before the unembedding",
+        "--subtract-mean", action="store_true", help="subtract the mean concept before the words"
     )
     parser.add_argument(
         "--cache", type=Path, default=Path("build/states"), help="folder that keeps the states"
     )
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help="keep the output in results/")
     args = parser.parse_args()
     if args.choose:
-        return choose(args)
-    record: list[dict] = []
-    macros = report_recovery(args, record)
-    missed = check_bars(macros, report_overlap(args, record))
-    if args.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+        with recorded("concept_quality_choose", args.write):
+            return choose(args)
+    with recorded("concept_quality", args.write):
+        tokens = {token: report_token(args, token) for token in REPORTED}
+        missed = check_bars(tokens, report_overlap(args))
     if missed:
         sys.exit(f"missed: {', '.join(missed)}")
 

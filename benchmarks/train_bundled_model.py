@@ -42,7 +42,8 @@ from benchmarks.bundled_model_config import (
     build_model,
     build_processor,
 )
-from semi_nmf_concepts.datasets import bundled_model_path, load_scenes
+from semi_nmf_concepts.datasets import load_scenes
+from semi_nmf_concepts.datasets._bundled import MODEL_FOLDER
 from semi_nmf_concepts.datasets._scenes import VARIANTS, render_scene
 from semi_nmf_concepts.datasets._vocabulary import BACKGROUNDS, COLOURS, COMPANIONS, OBJECTS
 
@@ -341,7 +342,7 @@ def main() -> None:
     )
     for stage in STAGES:
         train_stage(stage, model, heads, data, args.work, args.scale)
-    export(model, args.out or bundled_model_path())
+    export(model, args.out or MODEL_FOLDER)
     print(f"done after {(time.time() - began) / 60:.1f} minutes")
 
 

@@ -86,6 +86,7 @@ def example_report(n_concepts=20, with_factors=True, n_train=200, n_local=24, ra
                     "high": min(1.0, auroc + 0.03),
                     "n_positive": int(rng.integers(15, 90)),
                     "words": words[k],
+                    "named_by": [value] if value in words[k] else [],
                     "word_hit": None if factor == "note" else value in words[k],
                 }
             )

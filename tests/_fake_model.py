@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from semi_nmf_concepts.lmm import NoSampleKeptError
+
 # Token id = position. Marks as in SentencePiece ("▁" begins a word); "ing" continues one.
 SENTENCE_PIECES = [
     "<s>",
@@ -85,9 +87,7 @@ class FakeFeaturizer:
         kept = [i for i, colour in enumerate(colours) if colour != "blue"]
         dropped = {"not_generated": [i for i in range(len(X)) if i not in kept], "unreadable": []}
         if not kept:
-            error = ValueError("token 'dog' occurs in none of the captions")
-            error.dropped = dropped
-            raise error
+            raise NoSampleKeptError("token 'dog' occurs in none of the captions", dropped)
         words = {"black": "▁black", "white": "▁snow", "green": "▁grass"}
         states = [self.handle.direction(words[colours[i]], "▁dog") for i in kept]
         Z = np.array(states, dtype=np.float32).reshape(len(kept), self.handle.width)

@@ -7,6 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 from sklearn.base import clone
 
+from semi_nmf_concepts.lmm import NoSampleKeptError
+from semi_nmf_concepts.metrics import factor_recovery, overlap_score
+from semi_nmf_concepts.metrics._factors import split
+from semi_nmf_concepts.metrics._word_hits import naming_words
+
 from ._images import check_count, ground_images
 from ._records import Concept, Samples
 from ._report import ConceptReport, thumbnail
@@ -223,14 +228,15 @@ class _Part:
         """Extract; test images of which none is kept give no rows instead of an error."""
         try:
             return self.featurizer.extract(self.images, self.references)
+        except NoSampleKeptError as error:
+            if not self.prefix:
+                raise
+            nothing = {"captions": [], "prefixes": [], "indices": [], "provenance": {}}
+            return SimpleNamespace(Z=np.empty((0, 0)), dropped=error.dropped, **nothing)
         except ValueError as error:
             if not self.prefix:
                 raise
-            # The featurizer's error for "no sample kept" says why each was dropped.
-            if not hasattr(error, "dropped"):
-                raise ValueError(f"{self.prefix}images: {error}") from error
-            nothing = {"captions": [], "prefixes": [], "indices": [], "provenance": {}}
-            return SimpleNamespace(Z=np.empty((0, 0)), dropped=error.dropped, **nothing)
+            raise ValueError(f"{self.prefix}images: {error}") from error
 
     def activate(self, estimator):
         """Compute the activations of the kept samples; without any (test images only), warn."""
@@ -319,11 +325,6 @@ def _score_factors(data, test, words, columns, factor_words, min_positives, rand
     """Find the concept of each factor value; nothing where the factors are not known."""
     if data.factors is None:
         return {"table": None, "left_out": [], "macro": None, "protocol": None}
-    # Imported here because metrics come after grounding in the order of the package; they work on
-    # plain arrays and import nothing from this room.
-    from semi_nmf_concepts.metrics import factor_recovery
-    from semi_nmf_concepts.metrics._word_hits import naming_words
-
     if factor_words is None:
         from semi_nmf_concepts.datasets import FACTOR_WORDS as factor_words
 
@@ -339,6 +340,7 @@ def _score_factors(data, test, words, columns, factor_words, min_positives, rand
     for row in recovery.table.to_dict("records"):
         names = naming_words(factor_words, row["factor"], row["value"])
         concept_words = words[row["component"]].words
+        named_by = [word for word in concept_words if word in names]
         table.append(
             {
                 "factor": row["factor"],
@@ -349,7 +351,8 @@ def _score_factors(data, test, words, columns, factor_words, min_positives, rand
                 "high": row["high"],
                 "n_positive": row["n_positive_test"],
                 "words": concept_words,
-                "word_hit": bool(names.intersection(concept_words)) if names else None,
+                "named_by": named_by,
+                "word_hit": bool(named_by) if names else None,
             }
         )
     macro = recovery.macro if table else None
@@ -358,8 +361,6 @@ def _score_factors(data, test, words, columns, factor_words, min_positives, rand
 
 def _factor_parts(data, test, random_state):
     """Choose the samples that atoms are chosen on and those that they are measured on."""
-    from semi_nmf_concepts.metrics._factors import split
-
     if test is not None:
         chosen = data.activations, data.kept_factors()
         measured = test.activations, test.kept_factors()
@@ -383,8 +384,6 @@ def _reconstruction_score(estimator, part, mean):
 
 def _settings(estimator, data, test, words, grounding):
     """Collect how the report was made and its summary figures."""
-    from semi_nmf_concepts.metrics import overlap_score
-
     mean = data.Z.mean(axis=0)
     seen, kept, dropped, score = 0, 0, {}, None
     if test is not None:

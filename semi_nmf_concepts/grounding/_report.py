@@ -56,8 +56,9 @@ class ConceptReport:
     factor_table : list of dict or None
         For each factor value the concept that detects it: ``factor``, ``value``, ``concept``,
         ``auroc``, ``low``, ``high``, ``n_positive`` (in the part that the AUROC was measured on),
-        ``words`` (of the concept) and ``word_hit`` (True, False, or None when it is not known which
-        words name the value). None when the factors are not known.
+        ``words`` (of the concept), ``named_by`` (those of them that name the value) and
+        ``word_hit`` (whether there are any; None when it is not known which words name the value).
+        None when the factors are not known.
     left_out : list of dict
         Factor values without an AUROC: ``factor``, ``value``, ``reason`` and counts.
     thumbnails : dict

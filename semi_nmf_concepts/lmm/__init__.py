@@ -12,6 +12,7 @@ _HOMES = {
     "LMMTokenFeaturizer": "_featurizer",
     "LoadedModel": "_handle",
     "ModelHandle": "_handle",
+    "NoSampleKeptError": "_representations",
     "TokenRepresentations": "_representations",
     "load_model": "_handle",
 }

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ._handle import ModelHandle, load_model
 from ._images import ImageReadError, read_bytes, split_samples, to_rgb
-from ._representations import TokenRepresentations
+from ._representations import NoSampleKeptError, TokenRepresentations
 from ._words import content_words, word_forms
 
 # Images of one batch together, in pixels: a few huge photographs would otherwise fill the memory.
@@ -266,8 +266,8 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError
-            Also if no sample is kept; the message then says which words do occur.
+        NoSampleKeptError
+            A ValueError: no sample is kept; the message says which words do occur.
         """
         self._validate_params()
         tokens, many_tokens = _listed(self.token if token is None else token, "token")
@@ -279,7 +279,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
                 part.add(index, records and records[key], run)
         empty = [part for part in parts.values() if not part.kept]
         if empty:
-            raise ValueError(_nothing_kept(empty, run))
+            raise NoSampleKeptError(_nothing_kept(empty, run), empty[0].sorted_dropped())
         results = {
             key: part.finish(run, self._provenance(run, *key)) for key, part in parts.items()
         }
@@ -516,6 +516,9 @@ class _Part:
             return True
         return run.collector.matchers[self.token].in_any(run.references[index])
 
+    def sorted_dropped(self):
+        return {reason: sorted(which) for reason, which in self.dropped.items()}
+
     def finish(self, run, provenance):
         n = len(run.images)
         indices = sorted(self.kept)
@@ -533,7 +536,7 @@ class _Part:
             layer=provenance["layer"],
             module=provenance["module"],
             provenance=provenance,
-            dropped={reason: sorted(which) for reason, which in self.dropped.items()},
+            dropped=self.sorted_dropped(),
         )
 
 

@@ -23,6 +23,23 @@ _TEXTS = (
 _FILES = ("representations.safetensors", "representations.json")
 
 
+class NoSampleKeptError(ValueError):
+    """No sample is about the token of interest; the message says which words do occur.
+
+    Attributes
+    ----------
+    dropped : dict of str to list of int
+        Reason -> positions in X, as in :class:`TokenRepresentations`.
+    """
+
+    def __init__(self, message, dropped):
+        super().__init__(message, dropped)
+        self.dropped = dropped
+
+    def __str__(self):
+        return self.args[0]
+
+
 @dataclass(eq=False)
 class TokenRepresentations:
     """States that predict a token of interest, one row per kept sample.

@@ -181,7 +181,7 @@ def _words(concept, factor_table):
     hits = set()  # words for what the concept detects
     for entry in factor_table:
         if entry["concept"] == concept.index and _is_detected(entry):
-            hits |= _naming_words(entry)
+            hits.update(entry.get("named_by") or ())
     return [
         {
             "text": clean(word),
@@ -318,7 +318,7 @@ def _factors(report):
 
 def _factor_row(report, entry):
     concept = int(entry["concept"])
-    named = _naming_words(entry)
+    named = entry.get("named_by") or ()
     return {
         "value": clean(entry["value"]),
         "concept": concept,
@@ -330,16 +330,6 @@ def _factor_row(report, entry):
         "words": [{"text": clean(w), "hit": w in named} for w in entry.get("words") or ()],
         "hit": entry.get("word_hit"),
     }
-
-
-def _naming_words(entry):
-    """Words that name a factor value: the value itself and, for the bundled scenes, synonyms."""
-    if not entry.get("word_hit"):
-        return set()
-    from semi_nmf_concepts.datasets import FACTOR_WORDS
-
-    value = str(entry["value"])
-    return {value, *FACTOR_WORDS.get(entry["factor"], {}).get(value, ())}
 
 
 def _factor_summary(report):

@@ -1,0 +1,67 @@
+"""Keep what a benchmark printed, with date, versions and machine."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "transformers", "pillow")
+
+
+class _Both(io.TextIOBase):
+    """Writes to two streams."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def write(self, text):
+        self.second.write(text)
+        return self.first.write(text)
+
+    def flush(self):
+        self.first.flush()
+
+
+@contextlib.contextmanager
+def recorded(name: str, keep: bool):
+    """Keep what is printed inside in ``benchmarks/results/NAME.txt``, if `keep`.
+
+    Also when the benchmark ends by ``sys.exit`` because a figure is below its bar: the record shows
+    what was measured, not only what was hoped for.
+    """
+    if not keep:
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
+            yield
+    finally:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.txt").write_text(f"{header(name)}\n\n{printed.getvalue()}")
+
+
+def header(name: str) -> str:
+    """Command, date, versions and machine in words."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return (
+        f"python -m benchmarks.{name} --write\n"
+        f"{datetime.date.today():%d %B %Y}; Python {platform.python_version()}, {versions}\n"
+        f"{_processor()}, {os.cpu_count()} cores, no GPU"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown processor'} ({platform.machine()})"
