@@ -106,7 +106,7 @@ def recover(estimator, train: Part, test: Part, either: bool, n_bootstrap: int =
 
 def most_frequent_prefix(train: Part, test: Part) -> tuple[str, Part, Part]:
     values, counts = np.unique(train.prefixes, return_counts=True)
-    prefix = values[np.argmax(counts)]
+    prefix = str(values[np.argmax(counts)])
     return prefix, train.rows(train.prefixes == prefix), test.rows(test.prefixes == prefix)
 
 
@@ -203,7 +203,7 @@ def report_token(args, token: str) -> dict[str, Figures]:
     rows["linear probe"] = {**probe.per_factor, "macro": probe.macro, "one prefix": probe1}
     print(f"\n=== {token}: {len(train.Z)} training and {len(test.Z)} test samples ===")
     print(f"most frequent prefix: {prefix!r}, {len(train1.Z)} and {len(test1.Z)} of them\n")
-    print(pd.DataFrame(rows).T.fillna("").to_string(float_format="%.3f"))
+    print(pd.DataFrame(rows).T.fillna("").to_string(float_format="{:.3f}".format))
     print_values(figures["Semi-NMF"])
     return figures
 
@@ -237,7 +237,7 @@ def report_overlap(args) -> pd.DataFrame:
             rows.setdefault(name, {})[token] = overlap_score([w.words for w in words])
     table = pd.DataFrame(rows).T
     table["mean"] = table.mean(axis=1)
-    print("\noverlap of words\n" + table.to_string(float_format="%.3f"))
+    print("\noverlap of words\n" + table.to_string(float_format="{:.3f}".format))
     return table
 
 
