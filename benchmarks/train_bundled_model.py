@@ -93,7 +93,7 @@ def _render_block(indices: np.ndarray) -> np.ndarray:
 def _labels(factors) -> dict[str, np.ndarray]:
     """Labels for the throw-away heads: what lies on each patch centre, and the factors of the
     image."""
-    variant_code = {v: i for i, v in enumerate(VARIANTS)}
+    variant_code = {f"{o}-{v}": i for i, (o, v) in enumerate(VARIANTS)}
     n = len(factors)
     thing = np.zeros((n, GRID * GRID), np.int64)  # 0 = nothing
     tint = np.full((n, GRID * GRID), IGNORED, np.int64)
@@ -102,7 +102,7 @@ def _labels(factors) -> dict[str, np.ndarray]:
     for row, f in enumerate(factors.itertuples()):
         for box in f.boxes:
             inside = (xs >= box[0]) & (xs < box[2]) & (ys >= box[1]) & (ys < box[3])
-            thing[row, inside] = 1 + variant_code[f.object, f.variant]
+            thing[row, inside] = 1 + variant_code[f.variant]
             tint[row, inside] = COLOURS.index(f.colour)
         if f.companion_box is not None:
             box = f.companion_box

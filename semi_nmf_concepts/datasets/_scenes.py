@@ -81,9 +81,9 @@ def load_scenes(split: str = "train", token: str | None = None, n: int | None = 
         captions : list of list of str
             Five reference captions a scene.
         factors : pandas.DataFrame
-            One row a scene: object, variant, colour, count, background, companion, boxes (one
-            (left, top, right, bottom) in pixels for every object) and companion_box (None where
-            there is no companion); the index is the scene's number in its split.
+            One row a scene: object, variant ("dog-poodle"), colour, count, background, companion,
+            boxes (one (left, top, right, bottom) in pixels for every object) and companion_box
+            (None where there is no companion); the index is the scene's number in its split.
         factor_words : dict
             Factor, then value, then the words that name it.
         DESCR : str
@@ -112,6 +112,7 @@ def load_scenes(split: str = "train", token: str | None = None, n: int | None = 
     chosen = np.arange(len(table)) if token is None else np.flatnonzero(table["object"] == token)
     chosen = chosen[:n]
     factors = table.iloc[chosen].copy()
+    factors["variant"] = factors["object"] + "-" + factors["variant"]
     layouts = [_layout(split, int(i)) for i in chosen]
     factors["boxes"] = [boxes for boxes, _ in layouts]
     factors["companion_box"] = [box for _, box in layouts]

@@ -171,8 +171,9 @@ def test_most_captions_open_with_determiner_and_noun():
 
 def test_factor_words_name_every_value():
     factors = scenes_module._compositions("train")
-    for name in ("object", "colour", "background", "count", "companion"):
+    for name in STATED:
         assert set(FACTOR_WORDS[name]) == set(factors[name].astype(str))
+    assert set(load_scenes("test", n=500).factors["variant"]) == set(FACTOR_WORDS["variant"])
 
 
 @pytest.mark.parametrize(
