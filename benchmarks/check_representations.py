@@ -1,6 +1,6 @@
 """Do the featurizer's states equal those of a plain, slow computation?
 
-    python -m benchmarks.check_representations [--n 100] [--token dog] [--model bundled]
+    python -m benchmarks.check_representations [--n 100] [--token dog] [--model bundled] [--write]
 
 The reference here shares no code with the package: one image at a time, no cache, no batch. It
 writes the caption by running the whole sequence again for every token, finds the word among the
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks._record import recorded
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer
 
 BAR = 1e-4
@@ -183,12 +184,19 @@ def check(images, token, *, model="bundled", prompt=None, max_new_tokens=40):
 
 
 def main(arguments=None):
-    """Print all figures; 1 if a bar is missed, else 0."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled", help="a LLaVA with a WordPiece tokenizer")
     parser.add_argument("--token", default="dog")
     parser.add_argument("--n", type=int, default=100, help="number of test scenes")
+    parser.add_argument("--write", action="store_true", help="keep the output in results/")
     options = parser.parse_args(arguments)
+    with recorded("check_representations", options.write):
+        return report(options)
+
+
+def report(options):
+    """Print all figures; 1 if a bar is missed, else 0."""
     from semi_nmf_concepts.datasets import load_scenes
 
     images = list(load_scenes(split="test", token=options.token, n=options.n).images)

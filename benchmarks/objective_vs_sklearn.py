@@ -1,6 +1,6 @@
 """Objective reached, against scikit-learn's DictionaryLearning.
 
-    python -m benchmarks.objective_vs_sklearn [--seeds 5] [--npz FILE] [--skip-model]
+    python -m benchmarks.objective_vs_sklearn [--seeds 5] [--npz FILE] [--skip-model] [--write]
 
 Both minimise F(U, V) = 1/2 ||X - V U||^2 + alpha sum(V) over V >= 0, ||u_k|| <= 1, for the same K
 and alpha. What is compared is F*(U) = min_V F(U, V): the codes of both dictionaries are computed
@@ -28,6 +28,7 @@ from sklearn.decomposition import DictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 
+from benchmarks._record import recorded
 from semi_nmf_concepts.decomposition import SemiNMFConcepts
 
 N_COMPONENTS = 20
@@ -133,7 +134,14 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--npz", help="file with an array Z, instead of the bundled model's states")
     parser.add_argument("--skip-model", action="store_true", help="random data only")
+    parser.add_argument("--write", action="store_true", help="keep the output in results/")
     arguments = parser.parse_args(argv)
+    with recorded("objective_vs_sklearn", arguments.write):
+        return report(arguments)
+
+
+def report(arguments):
+    """Print all figures; 1 if a bar is missed, else 0."""
     fit_ours(planted(0)[:50], 1.0, 0)  # compiles the kernels, so that the times below are fits
     print(
         f"{'case':24} {'seed':>4} {'n':>5} {'d':>5} {'alpha':>9} {'F* ours':>14} "

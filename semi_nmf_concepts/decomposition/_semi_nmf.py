@@ -62,11 +62,13 @@ class SemiNMFConcepts(Decomposer):
         scaled to unit variance; F is minimised there. `dictionary_` then lives in these r
         dimensions and carries the norm bound; `components_` are its rows as directions of the
         input space. Implies `center`.
-    init : {"svd", "k-means++", "random"} or array-like of shape (n_components, n_features), \
-default="svd"
-        "svd": right singular vectors with the sign of their larger positive part; deterministic
-        and the best of the three on the whole. "k-means++": samples drawn one after the other with
-        probability proportional to the energy not explained yet. "random": samples. An array holds
+    init : {"random", "k-means++", "svd"} or array-like of shape (n_components, n_features), \
+default="random"
+        "random": samples drawn at random, each scaled to norm 1. "k-means++": samples drawn one
+        after the other with probability proportional to the energy not explained yet. "svd": right
+        singular vectors with the sign of their larger positive part; does not depend on chance.
+        "random" ended lowest on the whole on the hidden states of the bundled model, where "svd"
+        ended 0.3 to 0.7% higher (median over ten draws of 500 samples). An array holds
         directions in the input space; rows longer than 1 are shortened.
     n_init : int, default=1
         Number of starts; the lowest objective wins. The first one uses `init`, the others
@@ -162,7 +164,7 @@ default="svd"
         n_active=None,
         center=False,
         whiten=None,
-        init="svd",
+        init="random",
         n_init=1,
         max_iter=1000,
         tol=1e-6,
