@@ -45,14 +45,15 @@ def recorded(name: str, keep: bool):
             yield
     finally:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.txt").write_text(f"{header(name)}\n\n{printed.getvalue()}")
+        (RESULTS / f"{name}.txt").write_text(f"{header()}\n\n{printed.getvalue()}")
 
 
-def header(name: str) -> str:
+def header() -> str:
     """Command, date, versions and machine in words."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    command = " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     return (
-        f"python -m benchmarks.{name} --write\n"
+        f"{command}\n"
         f"{datetime.date.today():%d %B %Y}; Python {platform.python_version()}, {versions}\n"
         f"{_processor()}, {os.cpu_count()} cores, no GPU"
     )

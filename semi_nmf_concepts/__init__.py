@@ -11,6 +11,8 @@ nor transformers is imported until something needs a model.
 
 import importlib
 
+from ._lazy import attach
+
 __version__ = "0.1.0"
 
 # Public name -> the sub-package that defines it, in the order of the data flow.
@@ -35,20 +37,17 @@ _HOMES = {
     "factor_recovery_score": "metrics",
     "overlap_score": "metrics",
 }
-_SUBPACKAGES = ("datasets", "lmm", "decomposition", "grounding", "metrics", "report")
+_SUBPACKAGES = ("datasets", "lmm", "decomposition", "metrics", "grounding", "report")
 
-__all__ = [*_HOMES, *_SUBPACKAGES, "__version__"]
+_public_name, _public_names, __all__ = attach(__name__, _HOMES)
+__all__ += [*_SUBPACKAGES, "__version__"]
 
 
 def __getattr__(name):
     if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value  # the next access does not come here
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _public_name(name)
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted({*_public_names(), *_SUBPACKAGES})

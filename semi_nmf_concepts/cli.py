@@ -13,8 +13,10 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -53,7 +55,7 @@ def main(argv=None):
     _check_usage(parser, args)
     _quiet_libraries()
     try:
-        with _plain_warnings():
+        with _plain_warnings(), _remembered_interrupts():
             args.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -142,7 +144,7 @@ def _add_model_options(command):
         "--forms",
         type=_forms,
         default="plural",
-        help="plural (default), exact, or words joined by commas",
+        help="plural (default), exact, or words, joined by commas, that count as the token, too",
     )
     group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
@@ -204,6 +206,8 @@ def _forms(text):
 
 def _check_usage(parser, args):
     """What argparse cannot express by itself."""
+    if not args.model:
+        parser.error("--model must be a model id, the folder of a model, or 'bundled'")
     semi_nmf_only = {
         "--published": args.published or None,
         "--alpha": args.alpha,
@@ -219,12 +223,13 @@ def _check_usage(parser, args):
 def run_demo(args):
     """Explain a word of the bundled model."""
     clock = _Clock(args.quiet)
-    out = _writable_folder(args.out or Path("out", f"demo-{args.token}"))
     with clock("scenes"):
         from semi_nmf_concepts.datasets import load_scenes
 
         train = load_scenes(split="train", token=args.token, n=args.n_images)
         test = load_scenes(split="test", token=args.token, n=args.n_test)
+    _check_enough(len(train.images), args.n_components)
+    out = _writable_folder(args.out or Path("out", f"demo-{args.token}"))
     report = _explain(
         args,
         clock,
@@ -241,12 +246,13 @@ def run_demo(args):
 def run_concepts(args):
     """Explain a word of the user's model with the user's images."""
     clock = _Clock(args.quiet)
-    out = _writable_folder(args.out)
     with clock("images"):
         from semi_nmf_concepts.datasets import load_image_folder
 
         data = load_image_folder(args.images, args.captions)
     train, test = _split(len(data.images), args.test_fraction, args.seed)
+    _check_enough(len(train), args.n_components)
+    out = _writable_folder(args.out)
     parts = {"images": _take(data.images, train), "captions": _take(data.captions, train)}
     if len(test):
         parts["test_images"] = _take(data.images, test)
@@ -254,14 +260,17 @@ def run_concepts(args):
     _publish(_explain(args, clock, **parts), out, clock)
 
 
-def _explain(args, clock, **data):
-    """Load the model, then do the whole job on the given data."""
-    n_images = len(data["images"])
-    if n_images < args.n_components:
+def _check_enough(n_images, n_components):
+    """End the run before anything is made where there are too few images."""
+    if n_images < n_components:
         raise ValueError(
-            f"{args.n_components} concepts need at least as many training images, got {n_images}; "
+            f"{n_components} concepts need at least as many training images, got {n_images}; "
             "give more images or a smaller --n-components"
         )
+
+
+def _explain(args, clock, **data):
+    """Load the model, then do the whole job on the given data."""
     with clock("imports"):
         from semi_nmf_concepts.grounding import explain_concepts
 
@@ -367,6 +376,7 @@ def _publish(report, out, clock):
         report.save(partial / SAVED)
         report.to_json(partial / RECORD)
         report.to_html(partial / PAGE)
+        _stop_if_interrupted()
         if (out / SAVED).exists():
             os.replace(out / SAVED, partial / "previous")
         for name in (SAVED, RECORD, PAGE):
@@ -383,16 +393,21 @@ def _print_summary(report):
         f"\n{len(report.concepts)} concepts of {settings['token']!r} from "
         f"{settings['n_kept']} of {settings['n_seen']} images"
     )
-    best = [max(c.factors, key=lambda f: f["auroc"], default=None) for c in report.concepts]
+    # Only what is better than chance: the interval of the AUROC lies above one half.
+    better = [[f for f in c.factors if f["low"] > 0.5] for c in report.concepts]
+    best = [max(factors, key=lambda f: f["auroc"], default=None) for factors in better]
     labels = [f"{f['factor']} {f['value']} ({f['auroc']:.2f})" if f else "" for f in best]
     width = max(map(len, labels), default=0)
     detects = f"{'detects (AUROC)':{width}}  " if width else ""
-    room = shutil.get_terminal_size((100, 24)).columns
+    room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 10_000
     print(f"{'':>3}  active  {detects}words")
     for concept, label in zip(report.concepts, labels, strict=True):
         factor = f"{label:{max(width, 15)}}  " if width else ""
-        line = f"{concept.index:>3}  {concept.share:>6.0%}  {factor}{', '.join(concept.words)}"
-        print(line[:room])
+        head = f"{concept.index:>3}  {concept.share:>6.0%}  {factor}"
+        words = list(concept.words)
+        while words and len(head) + len(", ".join(words)) > room:
+            words.pop()
+        print(head + ", ".join(words))
 
 
 class _Clock:
@@ -409,10 +424,38 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start
+        _stop_if_interrupted()
 
     def __str__(self):
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         return f"{stages}; together {sum(self.seconds.values()):.1f} s"
+
+
+_INTERRUPTED = threading.Event()
+
+
+@contextlib.contextmanager
+def _remembered_interrupts():
+    """Let Ctrl-C end the run even where Python drops its exception (inside a destructor)."""
+
+    def interrupt(signum, frame):
+        _INTERRUPTED.set()
+        raise KeyboardInterrupt
+
+    _INTERRUPTED.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop_if_interrupted():
+    if _INTERRUPTED.is_set():
+        raise KeyboardInterrupt
 
 
 def _is_user_error(error):

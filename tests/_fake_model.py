@@ -46,13 +46,20 @@ class FakeTokenizer:
         return "".join(self.pieces[token].replace("▁", " ") for token in tokens)
 
 
+class FakeLoaded:
+    """What a handle loads; compared by identity, as a loaded model is."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+
 class FakeHandle:
     """One feature per token: the direction e_i promotes token i alone."""
 
     def __init__(self, pieces=SENTENCE_PIECES, fingerprint="fake", extra_rows=0):
         self.fingerprint = fingerprint
         self.width = len(pieces) + extra_rows
-        self.loaded = SimpleNamespace(tokenizer=FakeTokenizer(pieces))
+        self.loaded = FakeLoaded(FakeTokenizer(pieces))
 
     def unembedding(self):
         # The bias must not matter.

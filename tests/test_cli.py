@@ -217,6 +217,7 @@ def test_more_concepts_than_samples(command, images, tmp_path, capsys):
     argv = command(captions=captions, **{"test-fraction": 0})
     message = fails(argv, capsys)
     assert "kept" in message and "3 concepts" in message
+    assert "dropped: " in message and " not in reference" in message
     assert not (tmp_path / "out" / "report.html").exists()
 
 
@@ -230,9 +231,12 @@ def test_more_concepts_than_different_images(command, images, tmp_path, capsys, 
     assert "n_components=3" in fails(argv, capsys)
 
 
-def test_the_demo_names_the_tokens_it_knows(tmp_path, capsys):
-    message = fails(["demo", "--token", "zebra", "--out", str(tmp_path / "out")], capsys)
+def test_the_demo_names_the_tokens_it_knows_and_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = fails(["demo", "--token", "zebra"], capsys)
     assert "zebra" in message and "dog" in message and "bus" in message
+    assert "--n-components" in fails(["demo", "--n-images", "5"], capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_cannot_be_finished_leaves_the_old_one(command, tmp_path, capsys, monkeypatch):
@@ -295,7 +299,7 @@ def test_warnings_are_one_line_each(command, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_demo_on_the_bundled_model(tmp_path, capsys):
-    words = ["demo", "--quiet", "--token", "bus", "--n-images", "120", "--n-test", "60"]
+    words = ["demo", "--quiet", "--token", "bus", "--n-images", "160", "--n-test", "160"]
     assert cli.main([*words, "--n-components", "8", "--out", str(tmp_path)]) == 0
     report = ConceptReport.load(tmp_path / "concepts")
     assert len(report.concepts) == 8 and report.local_kind == "test"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import semi_nmf_concepts
 from semi_nmf_concepts.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +48,15 @@ def test_commands_parse(page):
             words = shlex.split(line, comments=True)
             if words[:1] == ["semi-nmf-concepts"]:
                 build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("room", semi_nmf_concepts._SUBPACKAGES)
+def test_the_api_page_lists_every_public_name(room):
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    sections = page.split("## ")
+    (section,) = [s for s in sections if f"currentmodule:: semi_nmf_concepts.{room}\n" in s]
+    module = importlib.import_module(f"semi_nmf_concepts.{room}")
+    assert set(module.__all__) <= set(re.findall(r"\w+", section))
+    listed = set(re.findall(r"^   (\w+)$", section, re.MULTILINE))
+    assert listed <= set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)

@@ -24,7 +24,8 @@ def load_image_folder(folder, captions=None):
         Folder searched with all its sub-folders. Hidden files and folders (their names begin with
         a dot) are passed over.
     captions : str or path-like, default=None
-        File with reference captions of exactly the images of the folder, one or more for each. An
+        File with reference captions of exactly the images of the folder, one or more for each (a
+        COCO file may cover more images: the folder may be a part of the data set). An
         image is named by its path below ``folder``, or by a shorter or longer path with the same
         end where only one image fits. The suffix decides how the file is read (UTF-8):
 
@@ -97,7 +98,8 @@ def _align(names, file):
         by_base[name.rpartition("/")[2]].append(name)
     captions = {name: [] for name in names}
     unknown = []
-    for key, caption in _read_captions(file):
+    pairs, covers_more = _read_captions(file)
+    for key, caption in pairs:
         name = _strip_dot(key)
         if name not in captions:
             # One path may be the tail of the other: "a.png" for "x/a.png", or the reverse.
@@ -116,7 +118,7 @@ def _align(names, file):
                 continue
             name = candidates[0]
         captions[name].append(caption)
-    if unknown:
+    if unknown and not covers_more:
         unknown = list(dict.fromkeys(unknown))
         raise ValueError(
             f"captions: {file} has captions for {len(unknown)} images that are not in the folder "
@@ -132,9 +134,15 @@ def _align(names, file):
 
 
 def _read_captions(file):
-    """(image, caption) pairs in the order of the file."""
+    """(image, caption) pairs in the order of the file, and whether it may cover more images.
+
+    A COCO annotation file belongs to a whole data set, of which the folder may hold a part; any
+    other file is taken to be about this folder, and a name too many in it to be a mistake.
+    """
     if not file.is_file():
-        raise FileNotFoundError(f"captions: no such file: {file}")
+        hint = " (it is a folder)" if file.is_dir() else ""
+        raise FileNotFoundError(f"captions: no such file: {file}{hint}")
+    covers_more = False
     suffix = file.suffix.lower()
     if suffix not in CAPTION_SUFFIXES:
         raise ValueError(
@@ -142,16 +150,27 @@ def _read_captions(file):
         )
     try:
         if suffix == ".json":
-            pairs = _pairs_of_json(json.loads(file.read_text(encoding="utf-8-sig")))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+            covers_more = isinstance(content, dict) and "annotations" in content
+            pairs = _pairs_of_json(content)
         elif suffix == ".jsonl":
             lines = file.read_text(encoding="utf-8-sig").splitlines()
-            pairs = _pairs_of_records([json.loads(line) for line in lines if line.strip()])
+            pairs = _pairs_of_records(
+                [_line(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+            )
         else:
             pairs = _pairs_of_table(file, "\t" if suffix == ".tsv" else ",")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"captions: cannot understand {file}: {reason}") from error
-    return pairs
+    return pairs, covers_more
+
+
+def _line(number, line):
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is no JSON object ({error})") from error
 
 
 def _pairs_of_json(content):
@@ -179,7 +198,12 @@ def _pairs_of_records(records):
 
 def _pairs_of_table(file, separator):
     # Everything as text: a caption "None" or "nan" is a caption, not a missing value.
-    table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    try:
+        table = pd.read_csv(
+            file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError as error:
+        raise ValueError("it is empty; its first line must name the columns") from error
     absent = {"image", "caption"} - set(table.columns)
     if absent:
         raise ValueError(f"no column {' and '.join(sorted(absent))} among {list(table.columns)}")

@@ -76,17 +76,13 @@ def load_scenes(split: str = "train", token: str | None = None, n: int | None = 
     Returns
     -------
     sklearn.utils.Bunch
-        images : SceneImages
-            Lazy sequence of PIL images, RGB, 224 x 224 pixels.
-        captions : list of list of str
-            Five reference captions a scene.
-        factors : pandas.DataFrame
-            One row a scene: object, variant ("dog-poodle"), colour, count, background, companion,
-            boxes (one (left, top, right, bottom) in pixels for every object) and companion_box
-            (None where there is no companion); the index is the scene's number in its split.
-        factor_words : dict
-            Factor, then value, then the words that name it.
-        DESCR : str
+        ``images`` (SceneImages): lazy sequence of PIL images, RGB, 224 x 224 pixels.
+        ``captions`` (list of list of str): five reference captions a scene.
+        ``factors`` (DataFrame): one row a scene, with object, variant ("dog-poodle"), colour,
+        count, background, companion, boxes (one (left, top, right, bottom) in pixels for every
+        object) and companion_box (None where there is no companion); the index is the scene's
+        number in its split. ``factor_words`` (dict): factor, then value, then the words that name
+        it. ``DESCR`` (str).
 
     Raises
     ------

@@ -9,8 +9,8 @@ from ._encode import sparse_encode_nonneg
 from ._semi_nmf import SemiNMFConcepts
 
 #: Keyword arguments of `SemiNMFConcepts` that the command line uses. Chosen on two tokens of the
-#: bundled model ("cat" and "train") that no reported figure uses: among the settings within 0.01 of
-#: the best factor recovery, the one whose concepts share fewest words
+#: bundled model ("cat" and "train") that no reported figure uses: among the settings within 0.015
+#: of the best factor recovery, the one whose concepts share fewest words
 #: (``python -m benchmarks.concept_quality --choose``). The class defaults are what was published.
 RECOMMENDED = {"center": True, "n_active": 7.5}
 

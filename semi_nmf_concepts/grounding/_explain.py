@@ -1,27 +1,24 @@
 """From images to a concept report: extract, factorise, ground in words and images, score."""
 
+import copy
 import sys
 import warnings
+from numbers import Integral
 from types import SimpleNamespace
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils import check_random_state
 
-from semi_nmf_concepts.lmm import NoSampleKeptError
-from semi_nmf_concepts.metrics import factor_recovery, overlap_score
-from semi_nmf_concepts.metrics._factors import split
-from semi_nmf_concepts.metrics._word_hits import naming_words
+from semi_nmf_concepts.lmm import NoSampleKeptError, split_samples
+from semi_nmf_concepts.metrics import overlap_score
 
 from ._images import check_count, ground_images
+from ._known_factors import check_columns, factor_settings, score_factors
 from ._records import Concept, Samples
 from ._report import ConceptReport, thumbnail
 from ._saving import to_jsonable
-from ._words import check_filter, ground_text
-
-# Part of the training samples that factors are measured on when there are no test images.
-_TEST_SHARE = 0.3
-# AUROC above which a factor value counts as detected.
-DETECTED = 0.75
+from ._words import check_filter, check_mean_of, check_origin, ground_text
 
 
 def explain_concepts(
@@ -63,7 +60,10 @@ def explain_concepts(
     decomposer : estimator
         Anything with the parameter ``n_components`` and, once fitted, ``components_`` and
         ``transform``. One that is not fitted is cloned and the clone is fitted on the states of the
-        training images, so that the object given stays as it is; one that is fitted is used as is.
+        training images, so that the object given stays as it is; the clone gets the attribute
+        ``provenance_`` and is ``ConceptReport.decomposer``. One that is fitted is used as is, as
+        long as its ``provenance_`` does not name another model; without that attribute its origin
+        is unknown, and ``settings["decomposer_origin"]`` says so.
     images : sequence of images, or DataFrame
         Training images; what the featurizer takes. Only the images that the report shows are read
         a second time, for their thumbnails.
@@ -75,7 +75,8 @@ def explain_concepts(
     factors, test_factors : DataFrame with one row per image, default=None
         Known factors of the training and the test images, aligned by position.
     factor_columns : list of str, default=None
-        Columns to score, see :func:`semi_nmf_concepts.metrics.factor_recovery`.
+        Columns to score; by default those that look like factors and have no missing values for
+        the kept samples, see :func:`semi_nmf_concepts.metrics.factor_recovery`.
     factor_words : dict, default=None
         factor -> value -> words that name it. By default those of the bundled scenes.
     min_positives : int, default=15
@@ -100,7 +101,8 @@ def explain_concepts(
     ------
     ValueError
         If lengths differ, fewer samples are kept than concepts are asked for, the components do not
-        fit the model, or an option is out of range.
+        fit the model, or an option is out of range. What does not depend on the captions is checked
+        before the model runs.
     TypeError
         If the decomposer has no ``components_`` after fitting.
 
@@ -110,28 +112,6 @@ def explain_concepts(
     test samples is reported. Without test images 30% of the kept training samples are held out for
     it: their factors are not used in the choice, but their states were used in the factorisation.
     """
-    # What the grounding checks is checked here first: the model may run for hours before it.
-    for name, value in {
-        "n_images": n_images,
-        "n_words": n_words,
-        "n_candidates": n_candidates,
-    }.items():
-        check_count(name, value)
-    check_filter(word_filter)
-    if n_local is not None:
-        check_count("n_local", n_local, minimum=0)
-    say = _to_stderr if verbose else _silent
-    data = _Part(featurizer, images, captions, factors, "")
-    test = _test_part(featurizer, test_images, test_captions, factors, test_factors)
-
-    data.extract(say)
-    estimator = _fitted(decomposer, data.Z, say)
-    data.activate(estimator)
-    if test is not None:
-        test.extract(say)
-        test.activate(estimator)
-
-    say("grounding concepts in words and images")
     grounding = {
         "n_words": n_words,
         "n_candidates": n_candidates,
@@ -139,11 +119,34 @@ def explain_concepts(
         "subtract_mean": subtract_mean,
         "word_filter": word_filter,
     }
-    origin = getattr(estimator, "provenance_", data.provenance)
-    words = ground_text(estimator, _handle(featurizer), provenance=origin, **grounding)
-    settings = _settings(estimator, data, test, words, grounding)
+    asked = {
+        "n_images": n_images,
+        "n_local": n_local,
+        "factor_columns": factor_columns,
+        "min_positives": min_positives,
+        "random_state": random_state,
+    }
+    say = _to_stderr if verbose else _silent
+    data = _Part(featurizer, images, captions, factors, "")
+    test = _test_part(featurizer, test_images, test_captions, factors, test_factors)
+    # The model may run for hours: what can be checked without it is checked before.
+    _check_options(asked, grounding)
+    check_columns(factor_columns, data.factors, test)
+    _check_decomposer(decomposer, featurizer, grounding)
+
+    data.extract(say)
+    estimator, origin = _fitted(decomposer, data, say)
+    data.activate(estimator)
+    if test is not None:
+        test.extract(say)
+        test.activate(estimator)
+
+    say("grounding concepts in words and images")
+    words = ground_text(estimator, _handle(featurizer), provenance=data.provenance, **grounding)
+    settings = _settings(estimator, data, test, words, grounding) | asked
+    settings["decomposer_origin"] = origin
     test = test if test is not None and len(test.samples) else None
-    scored = _score_factors(
+    scored = score_factors(
         data, test, words, factor_columns, factor_words, min_positives, random_state
     )
     concepts = _concepts(data, words, n_images, scored["table"])
@@ -163,11 +166,37 @@ def explain_concepts(
         test_samples=None if test is None else test.samples,
         test_activations=None if test is None else test.activations,
         provenance=to_jsonable(dict(data.provenance)),
-        settings=to_jsonable(settings | _factor_settings(scored)),
+        settings=to_jsonable(settings | factor_settings(scored)),
         factor_table=scored["table"],
         left_out=scored["left_out"],
         thumbnails=_thumbnails(concepts, data, local, shown),
+        decomposer=estimator,
     )
+
+
+def _check_options(asked, grounding):
+    """Check the numbers among the options, and the word filter."""
+    for name in ("n_words", "n_candidates"):
+        check_count(name, grounding[name])
+    for name in ("n_images", "min_positives"):
+        check_count(name, asked[name])
+    if asked["n_local"] is not None:
+        check_count("n_local", asked["n_local"], minimum=0)
+    check_random_state(asked["random_state"])
+    check_filter(grounding["word_filter"])
+
+
+def _check_decomposer(decomposer, featurizer, grounding):
+    """Refuse a decomposer that cannot be grounded as asked for with the featurizer's model."""
+    handle, final_norm = _handle(featurizer), grounding["final_norm"]
+    check_origin(getattr(decomposer, "provenance_", None), handle, final_norm)
+    check_origin({"layer": getattr(featurizer, "layer", None)}, handle, final_norm)
+    if hasattr(decomposer, "components_"):
+        n_components = len(decomposer.components_)
+    else:
+        n_components = getattr(decomposer, "n_components", None)
+    if grounding["subtract_mean"] and isinstance(n_components, Integral):
+        check_mean_of(n_components)
 
 
 def _test_part(featurizer, images, captions, factors, test_factors):
@@ -185,25 +214,23 @@ class _Part:
     """The images of one part (training or test), and what becomes of them step by step."""
 
     def __init__(self, featurizer, images, captions, factors, prefix):
-        from semi_nmf_concepts.lmm._images import split_samples
-
         self.featurizer, self.prefix = featurizer, prefix
-        if captions is not None and len(captions) != len(images):
-            raise ValueError(
-                f"{prefix}captions must have one entry per image: got {len(captions)} entries for "
-                f"{len(images)} images."
+        try:
+            self.images, self.references = split_samples(
+                images,
+                captions,
+                image_column=getattr(featurizer, "image_column", "image"),
+                caption_column=getattr(featurizer, "caption_column", "caption"),
             )
-        if factors is not None and len(factors) != len(images):
+        except (TypeError, ValueError) as error:
+            if not prefix:
+                raise
+            raise type(error)(f"{prefix}images, {prefix}captions: {error}") from error
+        if factors is not None and len(factors) != len(self.images):
             raise ValueError(
                 f"{prefix}factors must have one row per image: got {len(factors)} rows for "
-                f"{len(images)} images."
+                f"{len(self.images)} images."
             )
-        self.images, self.references = split_samples(
-            images,
-            captions,
-            image_column=getattr(featurizer, "image_column", "image"),
-            caption_column=getattr(featurizer, "caption_column", "caption"),
-        )
         self.factors = factors
 
     def extract(self, say):
@@ -274,17 +301,19 @@ def _handle(featurizer):
     return featurizer.handle if fitted is None else fitted
 
 
-def _fitted(decomposer, Z, say):
-    """Return a fitted decomposer: the one given if it is fitted, otherwise a fitted clone."""
-    if not hasattr(decomposer, "components_"):
-        n_components = getattr(decomposer, "n_components", None)
-        if isinstance(n_components, int) and len(Z) < n_components:
-            raise ValueError(
-                f"Only {len(Z)} sample(s) were kept for {n_components} concepts: use at least "
-                f"{n_components} images that show the token of interest, or a smaller n_components."
-            )
+def _fitted(decomposer, data, say):
+    """Return a fitted decomposer and where it was fitted: a copy of the one given if it is fitted
+    (so that a later fit does not change the report), otherwise a fitted clone."""
+    Z = data.Z
+    if hasattr(decomposer, "components_"):
+        decomposer = copy.copy(decomposer)
+        origin = _origin_of(decomposer)
+    else:
+        _check_enough(data, getattr(decomposer, "n_components", None))
         say(f"factorising {len(Z)} states of width {Z.shape[1]}")
         decomposer = clone(decomposer).fit(Z)
+        decomposer.provenance_ = to_jsonable(dict(data.provenance))
+        origin = "fitted on the kept training images"
     if not hasattr(decomposer, "components_"):
         raise TypeError(
             f"decomposer must have components_ once fitted; {type(decomposer).__name__} has none."
@@ -294,7 +323,31 @@ def _fitted(decomposer, Z, say):
         raise ValueError(
             f"decomposer was fitted on {width} features, but the states have {Z.shape[1]}."
         )
-    return decomposer
+    return decomposer, origin
+
+
+def _origin_of(decomposer):
+    """Say what is known of the states that a decomposer was fitted on before."""
+    known = getattr(decomposer, "provenance_", None) or {}
+    if known.get("fingerprint") is None:
+        return "given fitted; unknown on which states"
+    return (
+        f"given fitted, on states of this model (token {known.get('token')!r}, layer "
+        f"{known.get('layer')!r})"
+    )
+
+
+def _check_enough(data, n_components):
+    """Raise where fewer samples were kept than concepts are asked for; say what became of them."""
+    n_kept, n_seen = len(data.Z), len(data.images)
+    if not isinstance(n_components, Integral) or n_kept >= n_components:
+        return
+    reasons = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in data.dropped.items())
+    raise ValueError(
+        f"Only {n_kept} of {n_seen} images were kept for {n_components} concepts"
+        f"{f' (dropped: {reasons})' if reasons else ''}: use at least {n_components} images that "
+        "show the token of interest, or a smaller n_components."
+    )
 
 
 def _concepts(data, words, n_images, table):
@@ -319,58 +372,6 @@ def _concepts(data, words, n_images, table):
             )
         )
     return concepts
-
-
-def _score_factors(data, test, words, columns, factor_words, min_positives, random_state):
-    """Find the concept of each factor value; nothing where the factors are not known."""
-    if data.factors is None:
-        return {"table": None, "left_out": [], "macro": None, "protocol": None}
-    if factor_words is None:
-        from semi_nmf_concepts.datasets import FACTOR_WORDS as factor_words
-
-    chosen, measured, protocol = _factor_parts(data, test, random_state)
-    recovery = factor_recovery(
-        *chosen,
-        *measured,
-        columns=columns,
-        min_positives=min_positives,
-        random_state=random_state,
-    )
-    table = []
-    for row in recovery.table.to_dict("records"):
-        names = naming_words(factor_words, row["factor"], row["value"])
-        concept_words = words[row["component"]].words
-        named_by = [word for word in concept_words if word in names]
-        table.append(
-            {
-                "factor": row["factor"],
-                "value": row["value"],
-                "concept": row["component"],
-                "auroc": row["auroc"],
-                "low": row["low"],
-                "high": row["high"],
-                "n_positive": row["n_positive_test"],
-                "words": concept_words,
-                "named_by": named_by,
-                "word_hit": bool(named_by) if names else None,
-            }
-        )
-    macro = recovery.macro if table else None
-    return {"table": table, "left_out": recovery.left_out, "macro": macro, "protocol": protocol}
-
-
-def _factor_parts(data, test, random_state):
-    """Choose the samples that atoms are chosen on and those that they are measured on."""
-    if test is not None:
-        chosen = data.activations, data.kept_factors()
-        measured = test.activations, test.kept_factors()
-        return chosen, measured, "chosen on training samples, measured on test samples"
-    factors = data.kept_factors()
-    first, second = split(len(factors), _TEST_SHARE, random_state)
-    chosen = data.activations[first], factors.iloc[first]
-    measured = data.activations[second], factors.iloc[second]
-    protocol = "chosen on 70% of the training samples, measured on the other 30%"
-    return chosen, measured, protocol
 
 
 def _reconstruction_score(estimator, part, mean):
@@ -407,17 +408,6 @@ def _settings(estimator, data, test, words, grounding):
         "alpha": getattr(estimator, "alpha_", None),
         "mean_n_active": float((data.activations > 0).sum(axis=1).mean()),
         "overlap": overlap_score(words) if len(words) > 1 else None,
-    }
-
-
-def _factor_settings(scored):
-    """Summarise the factor table; a value counts as detected above an AUROC of 0.75."""
-    hits = [row["word_hit"] for row in scored["table"] or () if row["auroc"] > DETECTED]
-    hits = [hit for hit in hits if hit is not None]
-    return {
-        "factor_macro": scored["macro"],
-        "factor_protocol": scored["protocol"],
-        "word_hit_share": sum(hits) / len(hits) if hits else None,
     }
 
 

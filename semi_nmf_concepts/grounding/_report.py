@@ -5,9 +5,14 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from semi_nmf_concepts._files import write_atomically
+from semi_nmf_concepts.lmm import TokenRepresentations, to_rgb
+
+from ._decomposer_state import from_state, to_state
 from ._images import check_count, explain_sample
+from ._provenance import require_same_model
 from ._records import Concept, LocalExplanation, Samples
-from ._saving import dump_json, load_folder, save_folder, write_atomic
+from ._saving import dump_json, load_folder, save_folder
 
 _ARRAYS = ("activations", "local_activations", "test_activations", "components", "dictionary")
 _KINDS = ("train", "local")
@@ -45,14 +50,17 @@ class ConceptReport:
         Where the representations come from: model, revision, fingerprint, module, layer, token,
         prompt, versions.
     settings : dict
-        How the report was made: ``decomposer`` (class name), ``params``, ``grounding`` (options of
-        :func:`ground_text`), ``token``, ``layer``, ``prompt``, ``position``, ``n_components``,
-        ``n_seen``, ``n_kept``, ``dropped`` (reason -> count), ``n_test_seen``, ``n_test_kept``,
-        ``test_dropped``, ``reconstruction_score`` (on the kept training samples),
+        How the report was made: ``decomposer`` (class name), ``decomposer_origin`` (where it was
+        fitted: here, on known states, or "unknown" for one that came fitted without saying),
+        ``params``, ``grounding`` (options of :func:`ground_text`), ``n_images``, ``n_local``,
+        ``factor_columns``, ``min_positives`` and ``random_state`` (as asked for),
+        ``ignored_factor_columns``, ``token``, ``layer``, ``prompt``, ``position``,
+        ``n_components``, ``n_seen``, ``n_kept``, ``dropped`` (reason -> count), ``n_test_seen``,
+        ``n_test_kept``, ``test_dropped``, ``reconstruction_score`` (on the kept training samples),
         ``test_reconstruction_score``, ``alpha`` (weight of the L1 term that was used),
         ``mean_n_active``, ``overlap``, ``factor_macro`` (macro-averaged AUROC), ``factor_protocol``
         (on which samples the AUROCs were chosen and measured), ``word_hit_share`` (of the values
-        detected above 0.75). Values that are not known are None.
+        detected, with an AUROC above ``metrics.DETECTED``). Values that are not known are None.
     factor_table : list of dict or None
         For each factor value the concept that detects it: ``factor``, ``value``, ``concept``,
         ``auroc``, ``low``, ``high``, ``n_positive`` (in the part that the AUROC was measured on),
@@ -63,6 +71,9 @@ class ConceptReport:
         Factor values without an AUROC: ``factor``, ``value``, ``reason`` and counts.
     thumbnails : dict
         ``(kind, i)`` -> bytes of a JPEG image of at most 160 pixels a side; see :meth:`image`.
+    decomposer : estimator or None
+        The fitted decomposer, for new samples (see :meth:`encode`). Those of this package are saved
+        with the report; one of another package is not, and is None in a report that was loaded.
     """
 
     concepts: list[Concept]
@@ -80,6 +91,7 @@ class ConceptReport:
     factor_table: list[dict] | None = None
     left_out: list[dict] = field(default_factory=list)
     thumbnails: dict = field(default_factory=dict)
+    decomposer: object | None = None
 
     @property
     def n_local(self):
@@ -93,6 +105,44 @@ class ConceptReport:
         token = self.settings.get("token")
         about = "" if token is None else f" of {token!r}"
         return f"<ConceptReport: {len(self)} concepts{about}, {len(self.samples)} samples>"
+
+    def encode(self, Z):
+        """Compute the concept activations of new representations.
+
+        Parameters
+        ----------
+        Z : TokenRepresentations, or array-like of shape (n, d)
+            States taken as those of the report were, see ``provenance``. Only
+            ``TokenRepresentations`` say which model they come from; of an array the width is
+            checked.
+
+        Returns
+        -------
+        activations : ndarray of shape (n, K)
+            ``decomposer.transform(Z)``, in the precision of Z.
+
+        Raises
+        ------
+        ValueError
+            If the states come from another model or have another width, or the report has no
+            decomposer.
+        """
+        if self.decomposer is None:
+            name = self.settings.get("decomposer")
+            raise ValueError(
+                f"The report has no decomposer to encode new samples with: {name} is not one of "
+                "those that are saved with a report. Keep the fitted estimator yourself and call "
+                "its transform."
+            )
+        if isinstance(Z, TokenRepresentations):
+            require_same_model(
+                Z.provenance,
+                self.provenance.get("fingerprint"),
+                what="The states",
+                advice="Take them from the model that the report was made with.",
+            )
+            Z = Z.Z
+        return np.asarray(self.decomposer.transform(Z))
 
     def local(self, i, r=5):
         """Explain local sample `i` by the `r` concepts that it activates most.
@@ -189,18 +239,20 @@ class ConceptReport:
         for entry, concept in zip(document["concepts"], self.concepts, strict=True):
             entry["activation"] = concept.activation
         document["local"] = [vars(self.local(i)) for i in range(self.n_local)]
-        write_atomic(path, dump_json(document))
+        write_atomically(path, dump_json(document))
 
     def save(self, folder):
         """Write the report into `folder` (made if missing): report.json and report.safetensors.
 
         Each file is replaced in one step, other files of the folder are left alone, and nothing is
-        pickled. An older report in the folder is overwritten.
+        pickled. An older report in the folder is overwritten. A decomposer of this package is
+        stored by its parameters (a random_state that is no seed as None) and fitted attributes.
         """
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         for (kind, i), jpeg in self.thumbnails.items():
             arrays[f"thumbnail.{kind}.{i}"] = np.frombuffer(jpeg, dtype=np.uint8)
-        save_folder(folder, self.to_dict(), arrays)
+        description, fitted = to_state(self.decomposer)
+        save_folder(folder, self.to_dict() | {"decomposer": description}, arrays | fitted)
 
     @classmethod
     def load(cls, folder):
@@ -211,7 +263,7 @@ class ConceptReport:
         document, arrays = load_folder(folder)
         try:
             return cls._from_saved(document, arrays)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} holds a damaged ConceptReport: {error!r}.") from error
 
     @classmethod
@@ -221,6 +273,7 @@ class ConceptReport:
             _, kind, i = name.split(".")
             thumbnails[kind, int(i)] = arrays.pop(name).tobytes()
         columns = arrays["activations"].T
+        state = document.get("decomposer")
         return cls(
             concepts=[
                 Concept(**entry, activation=column)
@@ -230,6 +283,7 @@ class ConceptReport:
             local_samples=_samples(document["local_samples"]),
             test_samples=_samples(document["test_samples"]),
             thumbnails=thumbnails,
+            decomposer=None if state is None else from_state(state, arrays),
             test_activations=arrays.pop("test_activations", None),
             **{name: arrays[name] for name in _ARRAYS if name != "test_activations"},
             **{
@@ -251,8 +305,6 @@ def thumbnail(image, index=0, size=160):
 
     `index` is what an error message calls an image that cannot be read.
     """
-    from semi_nmf_concepts.lmm._images import to_rgb
-
     picture = to_rgb(image, index)
     if max(picture.size) > size:
         picture = picture.copy()  # to_rgb may hand back the caller's own image

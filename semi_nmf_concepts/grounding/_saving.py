@@ -3,11 +3,11 @@
 import hashlib
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from semi_nmf_concepts._files import write_atomically
 
 FORMAT = "semi_nmf_concepts.ConceptReport"
 FORMAT_VERSION = 1
@@ -41,33 +41,6 @@ def dump_json(value):
     return text.encode(errors="backslashreplace")
 
 
-def write_atomic(path, content):
-    """Write bytes to `path` so that it holds either the old or the whole new content.
-
-    The bytes go to a temporary file beside `path`, which then takes its name. Missing folders are
-    made. An OSError says which path could not be written.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes private files; a result is meant to be as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        reason = error.strerror or error
-        raise type(error)(
-            error.errno, f"cannot write ({reason}); choose a folder that can be written", str(path)
-        ) from error
-
-
 def save_folder(folder, document, arrays):
     """Write `document` (JSON) and `arrays` (name -> ndarray) into `folder`.
 
@@ -80,8 +53,8 @@ def save_folder(folder, document, arrays):
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     document = head | {"arrays_sha256": hashlib.sha256(content).hexdigest()} | document
     text = dump_json(document)
-    write_atomic(Path(folder) / ARRAYS_FILE, content)
-    write_atomic(Path(folder) / JSON_FILE, text)
+    write_atomically(Path(folder) / ARRAYS_FILE, content)
+    write_atomically(Path(folder) / JSON_FILE, text)
 
 
 def load_folder(folder):

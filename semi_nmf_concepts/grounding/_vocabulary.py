@@ -1,6 +1,7 @@
 """Which tokens are words: word-boundary marks, an English word list, stop words."""
 
-from functools import cache, lru_cache
+from functools import cache
+from weakref import WeakKeyDictionary
 
 # scikit-learn's stop words contain numbers and words with a meaning that an image can show (a bill,
 # a fire, the front, someone alone); these stay words.
@@ -104,7 +105,13 @@ class TokenWords:
         return text.strip().strip("▁Ġ").removesuffix(_WORD_END).strip().lower()
 
 
-@lru_cache(maxsize=8)
+# Loaded model -> its words: they are dropped together with the model, when its handle is unloaded.
+_known = WeakKeyDictionary()
+
+
 def token_words(handle):
     """Return the (shared) ``TokenWords`` of a model handle."""
-    return TokenWords(handle.loaded.tokenizer)
+    loaded = handle.loaded
+    if loaded not in _known:
+        _known[loaded] = TokenWords(loaded.tokenizer)
+    return _known[loaded]

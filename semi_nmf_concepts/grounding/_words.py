@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ._images import check_activations, check_count
+from ._provenance import require_same_model
+from ._report import ConceptReport
 from ._vocabulary import is_real_word, token_words
 
 
@@ -49,7 +51,7 @@ def ground_text(
 
     Parameters
     ----------
-    components : array-like of shape (K, d), or fitted estimator with ``components_``
+    components : array-like of shape (K, d), fitted estimator with ``components_``, or ConceptReport
         Concept directions.
     model : str, path or ModelHandle
         The model that the representations came from.
@@ -73,8 +75,8 @@ def ground_text(
         keep it (call `is_real_word` in it to restrict the default further). None keeps every
         decoded text that is not empty.
     provenance : dict, default=None
-        Origin of the components, as in ``TokenRepresentations.provenance``. When an estimator is
-        given, its attribute ``provenance_`` is used by default, if there is one.
+        Origin of the components, as in ``TokenRepresentations.provenance``. By default that of the
+        report, or the attribute ``provenance_`` of the estimator, if there is one; see Notes.
 
     Returns
     -------
@@ -88,21 +90,27 @@ def ground_text(
         If the width of the components is not that of the model, or `provenance` names another
         model, or the components are not finite.
 
+    Notes
+    -----
+    A mere array has no origin, and neither has an estimator after a plain ``fit(Z)``: it saw an
+    array, too. Only the width can be checked then, and another model of the same width goes
+    unnoticed. Pass ``provenance=states.provenance``, or keep it with the estimator as
+    ``estimator.provenance_ = states.provenance`` (again after each fit, which does not know of it).
+    :func:`explain_concepts` does this for the decomposer that it fits.
+
     References
     ----------
     Parekh et al., "A Concept-Based Explainability Framework for Large Multimodal Models", 2024.
     """
-    provenance = getattr(components, "provenance_", None) if provenance is None else provenance
-    directions = check_activations(
-        getattr(components, "components_", components), name="components"
-    )
+    directions, origin = _directions(components)
+    provenance = origin if provenance is None else provenance
     n_words, n_candidates = (
         check_count("n_words", n_words),
         check_count("n_candidates", n_candidates),
     )
     keep = check_filter(word_filter)
     handle = as_handle(model)
-    _check_provenance(provenance, handle, final_norm)
+    check_origin(provenance, handle, final_norm)
 
     unembedding = np.asarray(handle.unembedding()[0])
     if directions.shape[1] != unembedding.shape[1]:
@@ -112,8 +120,7 @@ def ground_text(
         )
     directions = directions.astype(np.float32)
     if subtract_mean:
-        if len(directions) < 2:
-            raise ValueError("subtract_mean=True needs at least two components.")
+        check_mean_of(len(directions))
         directions = directions - directions.mean(axis=0)
     if final_norm:
         directions = np.asarray(handle.final_norm()(directions), dtype=np.float32)
@@ -121,6 +128,16 @@ def ground_text(
     logits = directions @ unembedding.T
     words = token_words(handle)
     return [_first_words(row, words, keep, n_words, n_candidates) for row in logits]
+
+
+def _directions(components):
+    """Return the directions (K, d) of whatever holds them, and their provenance or None."""
+    if isinstance(components, ConceptReport):
+        values, origin = components.components, components.provenance
+    else:
+        values = getattr(components, "components_", components)
+        origin = getattr(components, "provenance_", None)
+    return check_activations(values, name="components"), origin
 
 
 def as_handle(model):
@@ -147,18 +164,21 @@ def check_filter(word_filter):
     return is_real_word
 
 
-def _check_provenance(provenance, handle, final_norm):
+def check_mean_of(n_components):
+    """Refuse to subtract the mean of a single direction, which would leave nothing."""
+    if n_components < 2:
+        raise ValueError("subtract_mean=True needs at least two components.")
+
+
+def check_origin(provenance, handle, final_norm=False):
     """Refuse components of another model, and a second final norm."""
-    if provenance is None:
-        return
-    origin = provenance.get("fingerprint")
-    if origin is not None and origin != handle.fingerprint:
-        raise ValueError(
-            f"The components come from the model {provenance.get('model')!r} (fingerprint "
-            f"{origin}), not from the model given (fingerprint {handle.fingerprint}). Ground them "
-            "with the unembedding of their own model."
-        )
-    if final_norm and provenance.get("layer") == "final_norm":
+    require_same_model(
+        provenance,
+        lambda: handle.fingerprint,
+        what="The components",
+        advice="Ground them with the unembedding of their own model.",
+    )
+    if final_norm and (provenance or {}).get("layer") == "final_norm":
         raise ValueError(
             "final_norm=True, but the representations were taken after the final norm."
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._files import write_atomically
+from .._files import write_atomically
 from ._records import Record
 
 _FORMAT = 1

@@ -1,9 +1,6 @@
 """LMMTokenFeaturizer: images in, the states that choose a word out."""
 
-import hashlib
-import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
@@ -11,12 +8,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ._handle import ModelHandle, load_model
-from ._images import ImageReadError, read_bytes, split_samples, to_rgb
-from ._representations import NoSampleKeptError, TokenRepresentations
-from ._words import content_words, word_forms
-
-# Images of one batch together, in pixels: a few huge photographs would otherwise fill the memory.
-_MAX_BATCH_PIXELS = 64_000_000
+from ._images import split_samples
+from ._representations import NoSampleKeptError
+from ._run import Run
+from ._selection import Selection, nothing_kept
+from ._words import word_forms
 
 
 class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
@@ -93,6 +89,9 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
     as uint8 or float in [0, 1]), or a DataFrame with a column of images and, where known, one of
     reference captions (a string or a list of strings each). Images become RGB: EXIF orientation is
     applied and transparency laid over white.
+
+    skops saves and restores the estimator without pickle; the types to trust are this class and
+    :class:`~semi_nmf_concepts.lmm.ModelHandle`.
 
     References
     ----------
@@ -192,6 +191,8 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         self
         """
         self._validate_params()
+        _check_layers([self.layer])
+        _check_position(self.position)
         _check_tokens([self.token], self.position, self.forms)
         self.handle_ = self.handle
         return self
@@ -219,7 +220,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         run = self._prepare(X, None, [self.token], [self.layer])
         key = run.request.keys[0]
         Z, missing = {}, []
-        for index, records in self._records(run):
+        for index, records in self._records_of(run):
             if records is None:
                 continue
             record = records[key]
@@ -234,7 +235,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
                 f"{len(run.images)} images (positions {_some(sorted(missing))}); "
                 "on_missing='peak' or 'nan' allows this."
             )
-        width = len(next(iter(Z.values()))) if Z else self._width(run.layer)
+        width = len(next(iter(Z.values()))) if Z else self._width(self.layer)
         out = np.full((len(run.images), width), np.nan, dtype=np.float32)
         for index, state in Z.items():
             out[index] = state
@@ -273,16 +274,14 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         tokens, many_tokens = _listed(self.token if token is None else token, "token")
         layers, many_layers = _listed(self.layer if layer is None else layer, "layer")
         run = self._prepare(X, captions, tokens, layers)
-        parts = {key: _Part(*key) for key in run.request.keys}
-        for index, records in self._records(run):
-            for key, part in parts.items():
-                part.add(index, records and records[key], run)
-        empty = [part for part in parts.values() if not part.kept]
+        selections = {key: Selection(*key) for key in run.request.keys}
+        for index, records in self._records_of(run):
+            for key, selection in selections.items():
+                selection.add(index, records and records[key], run)
+        empty = [selection for selection in selections.values() if not selection.kept]
         if empty:
-            raise NoSampleKeptError(_nothing_kept(empty, run), empty[0].sorted_dropped())
-        results = {
-            key: part.finish(run, self._provenance(run, *key)) for key, part in parts.items()
-        }
+            raise NoSampleKeptError(nothing_kept(empty, run), empty[0].sorted_dropped())
+        results = {key: selection.finish(run) for key, selection in selections.items()}
         if many_tokens and many_layers:
             return results
         if many_tokens:
@@ -321,7 +320,9 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
 
     def _prepare(self, X, captions, tokens, layers):
         """Check and collect everything that a pass over the images needs."""
-        _check_tokens(tokens, self.position, self.forms)
+        layers = _check_layers(layers)
+        position = _check_position(self.position)
+        _check_tokens(tokens, position, self.forms)
         images, references = split_samples(
             X, captions, image_column=self.image_column, caption_column=self.caption_column
         )
@@ -333,35 +334,20 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             layers=tuple(layers),
             tokens=tuple(token for token in tokens if token is not None),
             forms=self.forms if isinstance(self.forms, str) else tuple(self.forms),
-            position=self.position,
+            position=position,
             prompt=handle.default_prompt if self.prompt is None else self.prompt,
             stop=self.stop,
             max_new_tokens=int(self.max_new_tokens),
         )
-        if self.position == "forced":
+        if position == "forced":
             _check_references(references)
             if len(tokens) > 1:
                 raise ValueError("position='forced' takes one token at a time, got a list of them.")
         collector = StateCollector(handle.loaded, request)
-        run = _Run(handle, request, collector, images, references, layers[0])
-        if self.cache is not None:
-            run.cache = _open_cache(self.cache, run)
-        return run
+        return Run(handle, request, collector, images, references, self.cache)
 
-    def _records(self, run):
-        """Pairs of index and records (None for an unreadable image), in no particular order."""
-        batch = _Batch(run)
-        for index in _progress(range(len(run.images)), self.verbose):
-            try:
-                ready = batch.add(index)
-            except ImageReadError:
-                if self.on_error == "raise":
-                    raise
-                ready = [(index, None)]
-            yield from ready
-            if len(batch.items) >= self.batch_size or batch.n_pixels > _MAX_BATCH_PIXELS:
-                yield from batch.flush()
-        yield from batch.flush()
+    def _records_of(self, run):
+        return run.records(batch_size=self.batch_size, on_error=self.on_error, verbose=self.verbose)
 
     def _width(self, layer):
         """Number of features of `layer`."""
@@ -371,173 +357,6 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         from ._states import module_width
 
         return module_width(handle.loaded, layer)
-
-    def _provenance(self, run, token, layer):
-        import torch
-        import transformers
-
-        from .. import __version__
-
-        request = run.request
-        return {
-            "package_version": __version__,
-            "model": run.handle.model,
-            "revision": run.handle.revision,
-            "fingerprint": run.handle.fingerprint,
-            "module": run.collector.modules[layer],
-            "layer": run.layer_label(layer),
-            "token": token,
-            "forms": None if token is None else list(word_forms(token, request.forms)),
-            "prompt": run.collector.prompt,
-            "position": request.position,
-            "stop": request.stop,
-            "max_new_tokens": request.max_new_tokens,
-            "dtype": str(run.collector.loaded.dtype).removeprefix("torch."),
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-        }
-
-
-@dataclass
-class _Run:
-    """One pass over the images."""
-
-    handle: ModelHandle
-    request: object
-    collector: object
-    images: object
-    references: list | None
-    layer: object
-    cache: object = None
-
-    def layer_label(self, layer):
-        """`layer` with negative indices resolved."""
-        if isinstance(layer, Integral):
-            return int(layer) % self.handle.n_layers
-        return layer
-
-    def dictated(self, index):
-        """The caption to dictate for a sample, or None if nothing is dictated."""
-        if self.request.position != "forced":
-            return None
-        references = self.references[index]
-        matcher = self.collector.matchers[self.request.tokens[0]]
-        with_token = [text for text in references if matcher.find(text)]
-        return (with_token or references or [""])[0]
-
-
-class _Batch:
-    """Images that wait for the model, and the way to it around the cache."""
-
-    def __init__(self, run):
-        self.run = run
-        self.items = {}  # key of the image -> (image, dictated caption, positions in X)
-        self.n_pixels = 0
-
-    def add(self, index):
-        """Take up one sample; returns its records at once if they are in the cache."""
-        run = self.run
-        item, text, content, image, key = run.images[index], run.dictated(index), None, None, index
-        if run.cache is not None:
-            # A file is recognised by its bytes, so that a cached one is never decoded.
-            if isinstance(item, str) or hasattr(item, "__fspath__"):
-                content = read_bytes(item, index)
-                key = ("file", hashlib.sha256(content).hexdigest(), text)
-            else:
-                image = to_rgb(item, index)
-                key = ("pixels", _pixel_hash(image), text)
-            if key in self.items:
-                self.items[key][2].append(index)
-                return []
-            found = self._from_cache(key)
-            if found:
-                return [(index, found)]
-        image = to_rgb(item, index, content) if image is None else image
-        self.items[key] = (image, text, [index])
-        self.n_pixels += image.width * image.height
-        return []
-
-    def flush(self):
-        """Run what waits; pairs of index and records."""
-        if not self.items:
-            return []
-        images, texts, indices = zip(*self.items.values(), strict=True)
-        forced = None if texts[0] is None else list(texts)
-        records = self.run.collector(list(images), forced)
-        if self.run.cache is not None:
-            for key, one in zip(self.items, records, strict=True):
-                self._to_cache(key, one)
-        self.items, self.n_pixels = {}, 0
-        return [(i, one) for many, one in zip(indices, records, strict=True) for i in many]
-
-    def _from_cache(self, key):
-        found = {}
-        for token, layer in self.run.request.keys:
-            record = self.run.cache.get(key, token, self.run.collector.modules[layer])
-            if record is None:
-                return None
-            found[token, layer] = record
-        return found
-
-    def _to_cache(self, key, records):
-        for (token, layer), record in records.items():
-            self.run.cache.put(key, token, self.run.collector.modules[layer], record)
-
-
-class _Part:
-    """Selection for one token and layer while the records come in."""
-
-    def __init__(self, token, layer):
-        self.token, self.layer = token, layer
-        self.kept, self.captions, self.found = {}, {}, []
-        self.dropped = {"unreadable": [], "not_generated": [], "not_in_reference": []}
-
-    def add(self, index, record, run):
-        if record is None:
-            self.dropped["unreadable"].append(index)
-            return
-        self.captions[index] = record.caption
-        if record.found:
-            self.found.append(index)
-        if not record.found:
-            forced = run.request.position == "forced"
-            self.dropped["not_in_reference" if forced else "not_generated"].append(index)
-        elif not self._in_reference(index, run):
-            self.dropped["not_in_reference"].append(index)
-        else:
-            self.kept[index] = record
-
-    def _in_reference(self, index, run):
-        if run.references is None or self.token is None:
-            return True
-        return run.collector.matchers[self.token].in_any(run.references[index])
-
-    def sorted_dropped(self):
-        return {reason: sorted(which) for reason, which in self.dropped.items()}
-
-    def finish(self, run, provenance):
-        n = len(run.images)
-        indices = sorted(self.kept)
-        rows = [self.kept[i] for i in indices]
-        return TokenRepresentations(
-            Z=np.stack([row.state for row in rows]),
-            indices=np.asarray(indices, dtype=np.int64),
-            captions=[row.caption or "" for row in rows],
-            all_captions=[self.captions.get(i) for i in range(n)],
-            positions=np.asarray([row.position for row in rows], dtype=np.int64),
-            token_probability=np.asarray([row.probability for row in rows], dtype=np.float32),
-            missing=~np.isin(np.arange(n), self.found),
-            prefixes=[row.prefix for row in rows],
-            token=self.token,
-            layer=provenance["layer"],
-            module=provenance["module"],
-            provenance=provenance,
-            dropped=self.sorted_dropped(),
-        )
 
 
 def _listed(value, name):
@@ -550,6 +369,27 @@ def _listed(value, name):
     if not values:
         raise ValueError(f"{name} must not be an empty list.")
     return values, True
+
+
+def _check_layers(layers):
+    """`layers` with built-in integers, so that NumPy's neither reach JSON nor make other keys."""
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, (Integral, str)):
+            raise TypeError(
+                "layer must be the index of a decoder block, 'final_norm' or the exact name of a "
+                f"module, got {layer!r}."
+            )
+    return [layer if isinstance(layer, str) else int(layer) for layer in layers]
+
+
+def _check_position(position):
+    """`position`, as a built-in integer if it is a number."""
+    if isinstance(position, bool):
+        raise TypeError(
+            "position must be 'generated', 'forced', 'last', 'mean' or an index in the prompt, "
+            f"got {position!r}."
+        )
+    return int(position) if isinstance(position, Integral) else position
 
 
 def _check_tokens(tokens, position, forms):
@@ -581,60 +421,6 @@ def _check_references(references):
         )
 
 
-def _open_cache(folder, run):
-    from ._cache import RecordCache
-
-    request = run.request
-    common = {
-        "fingerprint": run.handle.fingerprint,
-        "dtype": str(run.collector.loaded.dtype),
-        "prompt": run.collector.prompt,
-        "position": request.position,
-        "forms": request.forms,
-    }
-    if request.position == "generated":
-        common["max_new_tokens"] = request.max_new_tokens
-        # Several tokens end a caption later than one.
-        common["stop"] = request.stop if request.stop == "caption" else sorted(request.tokens)
-    return RecordCache(folder, common)
-
-
-def _pixel_hash(image):
-    digest = hashlib.sha256(f"{image.size}".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _nothing_kept(parts, run):
-    """Why no sample is left, and what to choose instead."""
-    n, part = len(run.images), parts[0]
-    names = ", ".join(dict.fromkeys(repr(p.token) for p in parts))
-    counts = {reason: len(which) for reason, which in part.dropped.items()}
-    if counts["unreadable"] == n:
-        return f"none of the {n} images could be read."
-    forced = run.request.position == "forced"
-    where = "reference" if forced else "generated"
-    if counts["not_in_reference"] and not forced:
-        return (
-            f"token {names} occurs in {counts['not_in_reference']} of {n} generated captions, but "
-            "in no reference caption of these samples."
-        )
-    words = content_words(part.captions.values())
-    listed = ", ".join(f"{word} ({count})" for word, count in words)
-    return (
-        f"token {names} occurs in none of the {n - counts['unreadable']} {where} captions. Most "
-        f"frequent words there (number of captions): {listed or 'none'}."
-    )
-
-
 def _some(values, n=5):
     """The first few of a list, for messages."""
     return ", ".join(map(str, values[:n])) + (", ..." if len(values) > n else "")
-
-
-def _progress(items, verbose):
-    if not verbose:
-        return items
-    from tqdm.auto import tqdm
-
-    return tqdm(items, desc="images", unit="image")

@@ -1,39 +1,40 @@
 """The identity of a model's content, for cache keys and provenance."""
 
 import hashlib
-import re
+import time
 from pathlib import Path
 
-_WHOLE_FILE = 32 * 2**20
-_SAMPLE = 64 * 2**10
-_N_SAMPLES = 64
-# What decides the features: weights, configuration, tokenizer, preprocessing, chat template.
-_PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "*.py")
+from ._model_files import decisive_files
+
+_SETTLED = 2_000_000_000  # nanoseconds
+_digests = {}  # (path, size, modification time) -> digest
 
 
 def folder_fingerprint(folder):
-    """Hash of the files of a model folder, independent of where it lies and of modification times.
+    """Hash of the files that decide what a model computes, wherever the folder lies.
 
-    Files up to 32 MiB are read whole. Of larger ones the size, the header of a safetensors file
-    (its start) and 64 evenly spaced samples of 64 KiB count: enough to tell checkpoints apart, and
-    quick for a folder of many gigabytes.
+    Weights, configuration, tokenizer, preprocessing and chat template count, every byte of them:
+    two models with the same fingerprint give the same results. Files that play no part (a licence,
+    the same weights in another format) do not count, so that a partial download is recognised as
+    the same model. The first call reads the whole checkpoint; later calls of the process read only
+    files that have changed.
     """
-    folder = Path(folder)
-    digest = hashlib.sha256()
-    for path in sorted({p for pattern in _PATTERNS for p in folder.glob(pattern) if p.is_file()}):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE:
-                digest.update(file.read())
-                continue
-            for i in range(_N_SAMPLES):
-                file.seek(i * (size - _SAMPLE) // (_N_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE))
-    return f"sha256:{digest.hexdigest()}"
+    digest = hashlib.blake2b(digest_size=32)
+    for path in decisive_files(Path(folder)):
+        digest.update(path.name.encode() + b"\0" + _file_digest(path))
+    return f"blake2b:{digest.hexdigest()}"
 
 
-def snapshot_fingerprint(model, folder):
-    """Identity of a model from the hub: its id and commit, which name the content exactly."""
-    commit = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{7,64})", str(folder))
-    return f"hub:{model}@{commit.group(1)}" if commit else folder_fingerprint(folder)
+def _file_digest(path):
+    path = path.resolve()
+    stat = path.stat()
+    key = (path, stat.st_size, stat.st_mtime_ns)
+    if key in _digests:
+        return _digests[key]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).digest()
+    # Clocks of file systems are coarse: a file that has just been written may change once more
+    # without a change of its modification time.
+    if time.time_ns() - stat.st_mtime_ns > _SETTLED:
+        _digests[key] = digest
+    return digest

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._fingerprint import folder_fingerprint, snapshot_fingerprint
+from ._fingerprint import folder_fingerprint
+from ._model_files import PROCESSOR_FILES, processor_fault, weights_fault
 
 BUNDLED = "bundled"
 # What a model is asked when the caller says nothing; the bundled model needs no question.
@@ -36,7 +37,8 @@ def load_model(
         Hugging Face format, or an id of the Hugging Face hub. A handle is returned as it is, except
         for arguments that differ from their defaults.
     revision : str, default=None
-        Branch, tag or commit of a hub id.
+        Branch, tag or commit of a hub id; refused for "bundled" and for folders, which have one
+        content only.
     dtype : {"auto", "float32", "float16", "bfloat16", "float64"} or torch.dtype, default="auto"
         Precision of the weights. "auto": float32 on a CPU, where half precision is slow, and for
         the bundled model, which is small; elsewhere the precision of the checkpoint.
@@ -48,6 +50,13 @@ def load_model(
     Returns
     -------
     ModelHandle
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not one of the above. What is wrong with the model itself (no such model,
+        a broken file) shows when the handle is used: a ValueError names the model and the file; an
+        OSError says that the hub cannot be reached.
 
     Examples
     --------
@@ -62,19 +71,31 @@ def load_model(
             "device": model.device if device == "auto" else str(device),
             "trust_remote_code": trust_remote_code or model.trust_remote_code,
         }
-        return dataclasses.replace(model, **given)
+        return _checked(dataclasses.replace(model, **given))
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         raise TypeError(
             "model must be 'bundled', a folder, a hub id or a ModelHandle, got "
             f"{type(model).__name__}: {model!r}."
         )
-    return ModelHandle(
+    handle = ModelHandle(
         model=os.fspath(model),
         revision=revision,
         dtype=_dtype_name(dtype),
         device=str(device),
         trust_remote_code=bool(trust_remote_code),
     )
+    return _checked(handle)
+
+
+def _checked(handle):
+    """`handle`, if its revision can mean something."""
+    if handle.revision is not None and (handle.model == BUNDLED or _folder(handle) is not None):
+        kind = "the bundled model" if handle.model == BUNDLED else "a folder"
+        raise ValueError(
+            f"revision={handle.revision!r} belongs to ids of the Hugging Face hub, but "
+            f"model={handle.model!r} is {kind}: leave revision out."
+        )
+    return handle
 
 
 def _dtype_name(dtype):
@@ -135,8 +156,20 @@ class ModelHandle:
 
     @property
     def fingerprint(self):
-        """str: identity of the content (hub id and commit, or a hash of the folder's files)."""
+        """str: identity of the content, a hash of the files that decide the results.
+
+        The same for a hub id and for a folder with a copy of it. The first access reads the whole
+        checkpoint; for a hub id it also loads the model, which downloads what is not here yet.
+        """
         return self._once("fingerprint", _fingerprint)
+
+    @property
+    def commit(self):
+        """str or None: the commit that a hub id stands for on this machine; None for folders."""
+        if _folder(self) is not None:
+            return None
+        folder = _local_folder(self)
+        return folder.name if folder.parent.name == "snapshots" else None
 
     @property
     def n_layers(self):
@@ -249,12 +282,15 @@ def _load(handle):
         _require_image_text(handle, config)
         device = _device(handle)
         processor = _load_processor(handle, location)
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            location,
-            dtype=_torch_dtype(handle, device),
-            output_loading_info=True,
-            **_hub_options(handle),
-        )
+        try:
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                location,
+                dtype=_torch_dtype(handle, device),
+                output_loading_info=True,
+                **_hub_options(handle),
+            )
+        except Exception as error:  # safetensors, pickle, zip and torch raise what they like
+            raise _loading_error(handle, error, "weights", weights_fault) from error
     if info["missing_keys"]:
         some = sorted(info["missing_keys"])[:3]
         raise ValueError(
@@ -293,16 +329,45 @@ def _config_error(handle, error):
             f"model={handle.model!r}: its config.json is not one that transformers can use: {error}"
         )
     if _no_connection(error):
-        return OSError(
-            f"model={handle.model!r} is not on this machine and the Hugging Face hub cannot be "
-            "reached (no network, or HF_HUB_OFFLINE is set). Download it first where there is a "
-            f"network (`hf download {handle.model}`), or pass the folder of a local copy; "
-            "model='bundled' needs no network."
-        )
+        return _unreachable(handle)
     return ValueError(
         f"model={handle.model!r} is neither a folder with a model nor a usable id of the Hugging "
         f"Face hub: {error}"
     )
+
+
+def _unreachable(handle):
+    return OSError(
+        f"model={handle.model!r} is not (or not completely) on this machine and the Hugging Face "
+        "hub cannot be reached (no network, or HF_HUB_OFFLINE is set). Download it first where "
+        f"there is a network (`hf download {handle.model}`), or pass the folder of a local copy; "
+        "model='bundled' needs no network."
+    )
+
+
+def _loading_error(handle, error, part, find_fault):
+    """What to raise when reading `part` of a model failed with `error`."""
+    import torch
+
+    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)):
+        return error
+    if _no_connection(error):
+        return _unreachable(handle)
+    fault = find_fault(_local_folder(handle))
+    if fault is not None:
+        path, what, remedy = fault
+        if _folder(handle) is None:
+            remedy = (
+                f"Download it again: `hf download {handle.model} {path.name} --force-download`"
+                if path.is_file()
+                else f"Complete the download (`hf download {handle.model}`) or use a whole copy"
+            )
+        return ValueError(f"model={handle.model!r} cannot be loaded: {path} {what}. {remedy}.")
+    if "mismatched_sizes" in str(error):
+        reason = "their shapes are not those that its config.json describes"
+    else:  # without what transformers says about names of hub repositories
+        reason = str(error).split("If you were trying")[0].strip() or repr(error)
+    return ValueError(f"model={handle.model!r} cannot be loaded, because of its {part}: {reason}")
 
 
 def _no_connection(error):
@@ -327,7 +392,9 @@ def _load_processor(handle, location):
                 f"the processor of model {handle.model!r} needs torchvision, in the build that "
                 "matches the installed torch (see pytorch.org/get-started)."
             ) from error
-        raise
+        raise _loading_error(handle, error, "processor", processor_fault) from error
+    except Exception as error:
+        raise _loading_error(handle, error, "processor", processor_fault) from error
     if not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
         raise ValueError(
             f"model {handle.model!r} comes without an image processor "
@@ -356,7 +423,7 @@ def _require_image_text(handle, config):
 
 def _location(handle):
     """Folder or hub id from which transformers loads."""
-    folder = _folder(handle)
+    folder = _folder(_checked(handle))
     if folder is None:
         return handle.model
     if not folder.is_dir():
@@ -404,16 +471,39 @@ def _hub_options(handle):
     return options
 
 
-def _fingerprint(handle):
-    _location(handle)
+def _local_folder(handle):
+    """The folder with the model's files; that of a hub id once its configuration is here."""
     folder = _folder(handle)
-    if folder is not None:
-        return folder_fingerprint(folder)
+    if folder is None:
+        folder = Path(_hub_file(handle, "config.json", handle.revision)).parent
+    return folder
+
+
+def _hub_file(handle, name, revision, **options):
     from transformers.utils import cached_file
 
     handle.config  # noqa: B018 - the clear errors about a model that cannot be had
-    config_file = Path(cached_file(handle.model, "config.json", revision=handle.revision))
-    return snapshot_fingerprint(handle.model, config_file.parent)
+    return cached_file(handle.model, name, revision=revision, **options)
+
+
+def _fingerprint(handle):
+    _location(handle)
+    if _folder(handle) is None:
+        _complete_snapshot(handle)
+    return folder_fingerprint(_local_folder(handle))
+
+
+def _complete_snapshot(handle):
+    """Have all files of a hub id here that take part in its fingerprint."""
+    handle.loaded  # noqa: B018 - downloads the weights and nearly all else
+    for name in PROCESSOR_FILES:
+        _hub_file(
+            handle,
+            name,
+            handle.commit or handle.revision,  # with the commit, what is here is not asked for
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
 
 
 def _device(handle):

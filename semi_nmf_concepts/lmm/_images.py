@@ -186,8 +186,8 @@ def _decode(get_image, item, index):
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no image format that Pillow knows" if unknown else str(error).rstrip(".")
         raise ImageReadError(
-            f"{name_of(item, index)} cannot be read as an image: {reason}. Replace or remove it, "
-            "or pass on_error='skip'."
+            f"{name_of(item, index)} cannot be read as an image: {reason}. Replace or remove "
+            "it; on_error='skip' (--on-error skip) leaves such images out."
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._files import write_atomically
+from .._files import write_atomically
 
 _ARRAYS = ("Z", "indices", "positions", "token_probability", "missing")
 _TEXTS = (
@@ -73,8 +73,8 @@ class TokenRepresentations:
     module : str
         Full name of the module whose output Z is.
     provenance : dict
-        package_version, model, revision, fingerprint, module, layer, token, forms, prompt,
-        position, stop, max_new_tokens, dtype, versions.
+        package_version, model, revision, commit (of a hub id), fingerprint, module, layer, token,
+        forms, prompt, position, stop, max_new_tokens, dtype, versions.
     dropped : dict of str to list of int
         Why samples were left out: "unreadable" (image, only with on_error="skip"), "not_generated",
         "not_in_reference" (in the caption generated, but in no reference). The first reason that
@@ -121,7 +121,13 @@ class TokenRepresentations:
         return len(self.Z)
 
     def save(self, folder):
-        """Write arrays (safetensors) and texts (JSON) into `folder`, which is made if needed."""
+        """Write arrays (safetensors) and texts (JSON) into `folder`, which is made if needed.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written; the message names the file.
+        """
         from safetensors.numpy import save
 
         arrays = save({name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS})

@@ -64,6 +64,11 @@ def plural(word):
     return before + last + "s"
 
 
+def _is_word(text):
+    """Whether a text can be found as whole words: other edges would never match."""
+    return isinstance(text, str) and re.fullmatch(r"\w(.*\w)?", text.strip(), re.DOTALL) is not None
+
+
 def word_forms(token, forms="plural"):
     """The words that count as `token`: itself and its plural, itself alone, or itself and a list.
 
@@ -72,8 +77,11 @@ def word_forms(token, forms="plural"):
     >>> word_forms("dog", forms=["puppy", "puppies"])
     ('dog', 'puppy', 'puppies')
     """
-    if not isinstance(token, str) or not re.search(r"\w", token):
-        raise ValueError(f"token must be a word such as 'dog', got {token!r}.")
+    if not _is_word(token):
+        raise ValueError(
+            f"token must be a word such as 'dog' or 'polar bear', which begins and ends with a "
+            f"letter or digit; got {token!r}."
+        )
     token = " ".join(token.split())
     if isinstance(forms, str):
         if forms not in ("plural", "exact"):
@@ -81,7 +89,7 @@ def word_forms(token, forms="plural"):
         words = [token, plural(token)] if forms == "plural" else [token]
     else:
         words = [token, *forms]
-        bad = [w for w in words if not isinstance(w, str) or not re.search(r"\w", w)]
+        bad = [w for w in words if not _is_word(w)]
         if bad:
             raise ValueError(f"forms must be a list of words, got {bad[0]!r} in it.")
     return tuple(dict.fromkeys(" ".join(word.lower().split()) for word in words))

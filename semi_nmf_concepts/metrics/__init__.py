@@ -3,32 +3,25 @@
 Everything here works on plain arrays, tables and word lists; it knows nothing of models or images.
 """
 
-import importlib
+from .._lazy import attach
 
-_HOMES = {
-    "FactorRecovery": "_factors",
-    "factor_recovery": "_factors",
-    "factor_recovery_score": "_factors",
-    "linear_probe_recovery": "_factors",
-    "auroc": "_auroc",
-    "auroc_interval": "_auroc",
-    "overlap_matrix": "_overlap",
-    "overlap_score": "_overlap",
-    "WordHits": "_word_hits",
-    "chance_word_hits": "_word_hits",
-    "factor_word_hits": "_word_hits",
-}
-
-__all__ = [*_HOMES]
-
-
-def __getattr__(name):
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "FactorRecovery": "_factors",
+        "choose_columns": "_factors",
+        "factor_recovery": "_factors",
+        "factor_recovery_score": "_factors",
+        "linear_probe_recovery": "_factors",
+        "split_rows": "_factors",
+        "auroc": "_auroc",
+        "auroc_interval": "_auroc",
+        "overlap_matrix": "_overlap",
+        "overlap_score": "_overlap",
+        "DETECTED": "_word_hits",
+        "WordHits": "_word_hits",
+        "chance_word_hits": "_word_hits",
+        "factor_word_hits": "_word_hits",
+        "naming_words": "_word_hits",
+    },
+)

@@ -44,7 +44,8 @@ class FactorRecovery:
         Values that were not scored: ``factor``, ``value``, ``reason``, ``n_positive_train`` and
         ``n_positive_test``.
     ignored_columns : list of str
-        Columns of the factor table that were not taken for factors.
+        Columns of the factor tables that were not scored: not chosen, not in both tables, no
+        factors by their look, or with missing values.
     """
 
     table: pd.DataFrame
@@ -102,7 +103,8 @@ def factor_recovery(
         looked at).
     columns : list of str, default=None
         Columns to score. By default all that look like a factor: strings, categories, booleans or
-        whole numbers with at most 50 distinct values. Lists (boxes) and real numbers do not.
+        whole numbers with at most 50 distinct values and none missing. Lists (boxes) and real
+        numbers do not. The others are listed in ``ignored_columns``.
     min_positives : int, default=15
         Smallest number of positive samples, and of negative ones, that a value must have in either
         part. Other values are listed in ``left_out``.
@@ -123,8 +125,8 @@ def factor_recovery(
     Raises
     ------
     ValueError
-        If lengths or numbers of atoms differ, activations are not finite, a factor value is
-        missing, or `columns` names an unknown column.
+        If lengths or numbers of atoms differ, activations are not finite, or `columns` names a
+        column that is unknown or has missing values.
 
     Examples
     --------
@@ -211,7 +213,7 @@ def factor_recovery_score(
     if (train is None) != (test is None):
         raise ValueError("Give both train and test, or neither.")
     if train is None:
-        train, test = split(len(activations), test_size, random_state)
+        train, test = split_rows(len(activations), test_size, random_state)
     else:
         train, test = np.asarray(train), np.asarray(test)
         if np.intersect1d(train, test).size:
@@ -288,8 +290,28 @@ def linear_probe_recovery(
     return FactorRecovery(found, left_out, ignored)
 
 
-def split(n, test_size, random_state):
-    """Split n rows at random; return sorted indices of the training and the test part."""
+def split_rows(n, test_size=0.3, random_state=0):
+    """Split n rows at random, as :func:`factor_recovery_score` does.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    test_size : float, default=0.3
+        Fraction of the rows in the test part.
+    random_state : int, RandomState or None, default=0
+
+    Returns
+    -------
+    train, test : ndarray of int
+        Sorted row indices of the two parts.
+
+    Examples
+    --------
+    >>> train, test = split_rows(10, test_size=0.2)
+    >>> len(train), len(test), sorted([*train, *test]) == list(range(10))
+    (8, 2, True)
+    """
     if not 0 < test_size < 1:
         raise ValueError(f"test_size must lie between 0 and 1, got {test_size!r}.")
     order = check_random_state(random_state).permutation(n)
@@ -343,20 +365,52 @@ def _is_factor(column):
     return column.nunique() <= MAX_VALUES
 
 
+def choose_columns(factors_train, factors_test, columns=None):
+    """Tell which columns of two factor tables can be scored.
+
+    Parameters
+    ----------
+    factors_train, factors_test : DataFrame
+    columns : list of str, default=None
+        Columns to score; by default all that look like a factor, see :func:`factor_recovery`.
+
+    Returns
+    -------
+    chosen, ignored : list of str
+        `columns`, or those found, and all others of the two tables.
+
+    Raises
+    ------
+    ValueError
+        If one of `columns` is not in both tables.
+    TypeError
+        If `columns` is a string.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"colour": ["red", "blue"], "width": [0.1, 0.2], "age": ["old", None]})
+    >>> choose_columns(table, table)
+    (['colour'], ['width', 'age'])
+    """
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be a list of column names, got the string {columns!r}.")
+    tables = factors_train, factors_test
+    shared = [name for name in factors_train.columns if name in factors_test.columns]
+    unknown = [name for name in columns or () if name not in shared]
+    if unknown:
+        raise ValueError(f"columns {unknown} are not in both factor tables; there are {shared}.")
+    if columns is None:
+        complete = [name for name in shared if not any(t[name].isna().any() for t in tables)]
+        columns = [name for name in complete if _is_factor(factors_train[name])]
+    names = dict.fromkeys([*factors_train.columns, *factors_test.columns])
+    return list(columns), [name for name in names if name not in columns]
+
+
 def _candidates(train, test, columns, min_positives):
     """List the (factor, value) pairs that can be scored, those that cannot, the ignored columns."""
     if isinstance(min_positives, bool) or not min_positives >= 1:
         raise ValueError(f"min_positives must be at least 1, got {min_positives!r}.")
-    if isinstance(columns, str):
-        raise TypeError(f"columns must be a list of column names, got the string {columns!r}.")
-    shared = [name for name in train.columns if name in test.columns]
-    unknown = [name for name in columns or () if name not in shared]
-    if unknown:
-        raise ValueError(f"columns {unknown} are not in both factor tables; there are {shared}.")
-    chosen = [name for name in shared if _is_factor(train[name])] if columns is None else columns
-    ignored = [
-        name for name in {**dict.fromkeys(train), **dict.fromkeys(test)} if name not in chosen
-    ]
+    chosen, ignored = choose_columns(train, test, columns)
     values, left_out = [], []
     for factor in chosen:
         if train[factor].isna().any() or test[factor].isna().any():

@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
+#: AUROC above which a factor value counts as detected, halfway from chance (0.5) to perfect (1).
+DETECTED = 0.75
+
 
 @dataclass(eq=False)
 class WordHits:
@@ -39,7 +42,7 @@ class WordHits:
         return self.n_hits / self.n_detected if self.n_detected else float("nan")
 
 
-def factor_word_hits(recovery_table, words, factor_words, threshold=0.75):
+def factor_word_hits(recovery_table, words, factor_words, threshold=DETECTED):
     """Check whether concepts that detect a factor value are also described by its words.
 
     Parameters
@@ -50,8 +53,8 @@ def factor_word_hits(recovery_table, words, factor_words, threshold=0.75):
         Words of each concept; objects with an attribute ``words`` are accepted.
     factor_words : dict
         factor -> value (str) -> words that name it (a str or an iterable of str).
-    threshold : float, default=0.75
-        Values with an AUROC above it count as detected.
+    threshold : float, default=DETECTED
+        Values with an AUROC above it (0.75) count as detected.
 
     Returns
     -------
@@ -86,7 +89,26 @@ def factor_word_hits(recovery_table, words, factor_words, threshold=0.75):
 
 
 def naming_words(factor_words, factor, value):
-    """Return the set of words that name a factor value; empty when not known."""
+    """Look up the words that name a factor value.
+
+    Parameters
+    ----------
+    factor_words : dict
+        factor -> value (str) -> words that name it (a str or an iterable of str).
+    factor : str
+    value : object
+        Compared by its text.
+
+    Returns
+    -------
+    names : set of str
+        Empty where no words are known.
+
+    Examples
+    --------
+    >>> naming_words({"count": {"2": "two"}}, "count", 2)
+    {'two'}
+    """
     names = factor_words.get(factor, {}).get(str(value), ())
     return {names} if isinstance(names, str) else set(names)
 
@@ -99,7 +121,7 @@ def chance_word_hits(
     mode="direction",
     ground=None,
     width=None,
-    threshold=0.75,
+    threshold=DETECTED,
     n_draws=20,
     random_state=0,
 ):

@@ -4,25 +4,14 @@ The page is one file: its templates, style and script are in ``templates/``, pic
 inline, and nothing is loaded from a network. All that comes from a model or a file is escaped.
 """
 
-import importlib
+from .._lazy import attach
 
-_HOMES = {
-    "render_html": "_html",
-    "write_html": "_html",
-    "plot_concepts": "_plots",
-    "plot_local": "_plots",
-}
-
-__all__ = [*_HOMES]
-
-
-def __getattr__(name):
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "render_html": "_html",
+        "write_html": "_html",
+        "plot_concepts": "_plots",
+        "plot_local": "_plots",
+    },
+)

@@ -7,6 +7,8 @@ import base64
 import io
 import re
 
+from semi_nmf_concepts.metrics import DETECTED
+
 from ._prose import grounding_note, kind_of, layer_name, state_sentence, variant_sentence
 from ._shapes import auroc_bar, histogram, strengths
 from ._text import (
@@ -21,8 +23,6 @@ from ._text import (
     split_at_word,
 )
 
-# A concept counts as a detector of a factor value above this AUROC.
-DETECTED = 0.75
 _TITLE_WORDS, _CARD_FACTORS, _MINI_IMAGES, _LOCAL_CONCEPTS = 3, 3, 3, 5
 
 
@@ -137,8 +137,12 @@ def _tile(name, value, spec, unit="", note=""):
 
 
 def _kept_note(settings):
+    """Say how many images were seen and why the others were not kept."""
     seen = settings.get("n_seen")
-    return f"kept of {number(seen)} seen" if is_number(seen) else "kept"
+    note = f"kept of {number(seen)} seen" if is_number(seen) else "kept"
+    dropped = settings.get("dropped") or {}
+    reasons = [f"{number(n)} {clean(why).replace('_', ' ')}" for why, n in dropped.items()]
+    return f"{note}; dropped: {', '.join(reasons)}" if reasons else note
 
 
 def _concept(report, concept, pictures):
@@ -359,8 +363,8 @@ def _factor_summary(report):
 
 # Entries of the settings by the block that lists them; what is in no block is listed under "Other".
 _BLOCKS = {
-    "Factorisation": ("decomposer", "n_components", "params"),
-    "Words": ("grounding",),
+    "Factorisation": ("decomposer", "decomposer_origin", "n_components", "params"),
+    "Words and images": ("grounding", "n_images"),
     "Samples": (
         "n_seen",
         "n_kept",
@@ -377,6 +381,10 @@ _BLOCKS = {
         "overlap",
         "factor_macro",
         "factor_protocol",
+        "factor_columns",
+        "ignored_factor_columns",
+        "min_positives",
+        "random_state",
         "word_hit_share",
     ),
 }

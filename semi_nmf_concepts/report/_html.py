@@ -5,7 +5,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from semi_nmf_concepts.grounding._saving import write_atomic
+from semi_nmf_concepts._files import write_atomically
 
 from ._context import page_context
 
@@ -73,7 +73,7 @@ def write_html(report, path):
         The file cannot be written (the subclass tells why, e.g. PermissionError); the message names
         the path.
     """
-    write_atomic(path, render_html(report).encode("utf-8"))
+    write_atomically(path, render_html(report))
 
 
 @lru_cache(maxsize=1)

@@ -71,6 +71,15 @@ def test_every_layout_of_the_captions_file_reads_the_same(folder, tmp_path, suff
     assert data.captions == [["a cat"], ["a dog", "a brown dog"], ["nan"]]
 
 
+def test_a_coco_file_may_cover_more_than_the_folder(folder, tmp_path):
+    more = {
+        "images": [*COCO["images"], {"id": 99, "file_name": "elsewhere.jpg"}],
+        "annotations": [*COCO["annotations"], {"image_id": 99, "caption": "a bus"}],
+    }
+    data = load_image_folder(folder, write(tmp_path, ".json", more))
+    assert data.captions == load_image_folder(folder, write(tmp_path, ".json", COCO)).captions
+
+
 def test_an_image_may_be_named_by_another_path_with_the_same_end(folder, tmp_path):
     other = {"c.webp": "c", "val/a.JPG": "a", "./b.png": "b"}
     data = load_image_folder(folder, write(tmp_path, ".json", other))
@@ -105,7 +114,8 @@ def test_images_without_captions_are_listed(folder, tmp_path):
         (".json", [{"caption": "a"}], "record 1"),
         (".json", [{"image": "a.JPG"}], "no entry 'caption'"),
         (".csv", "file,caption\na.JPG,a", "no column image among"),
-        (".csv", "", "cannot understand"),
+        (".csv", "", "it is empty"),
+        (".jsonl", '{"image": "a.JPG", "caption": "a"}\n{"image": ', "line 2 is no JSON object"),
         (".xml", "<a/>", "must end in one of .json, .jsonl, .csv, .tsv"),
     ],
 )
@@ -121,6 +131,8 @@ def test_things_that_are_not_there(folder, tmp_path):
         load_image_folder(folder / "b.png")
     with pytest.raises(FileNotFoundError, match="captions: no such file"):
         load_image_folder(folder, tmp_path / "nowhere.json")
+    with pytest.raises(FileNotFoundError, match="it is a folder"):
+        load_image_folder(folder, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no images in .*known suffixes"):
         load_image_folder(tmp_path / "empty")

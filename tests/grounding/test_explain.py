@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 
-from semi_nmf_concepts.grounding import ConceptReport, explain_concepts
+from semi_nmf_concepts.grounding import ConceptReport, explain_concepts, ground_text
 from tests._fake_model import FakeFeaturizer, FakeHandle, LazyImages
 
 
@@ -36,6 +36,7 @@ def factors_of(images):
         {
             "colour": images.colours,
             "object": "dog",
+            "owner": [None, *["Ann"] * (len(images) - 1)],
             "boxes": [[[0, 0, 1, 1]]] * len(images),
         },
         index=np.arange(len(images)) + 1000,  # an index that is not the position
@@ -131,6 +132,9 @@ def test_settings(explained):
     assert 0 < settings["overlap"] <= 1
     assert settings["mean_n_active"] == pytest.approx(1)
     assert settings["grounding"]["word_filter"] == "english"
+    asked = {"n_images": 5, "n_local": 10, "min_positives": 15, "random_state": 0}
+    assert settings.items() >= (asked | {"factor_columns": None}).items()
+    assert settings["ignored_factor_columns"] == ["owner", "boxes"]
 
 
 def test_the_reconstruction_score_is_that_of_its_definition(explained):
@@ -182,11 +186,32 @@ def test_an_unfitted_decomposer_stays_unfitted_and_a_fitted_one_is_used_as_is():
     assert report.concepts[0].words[0] == "black"
 
 
-def test_a_dictionary_with_foreign_provenance_is_refused():
-    decomposer = ThreeConcepts().fit(None)
-    decomposer.provenance_ = {"model": "other", "fingerprint": "other"}
+def test_a_decomposer_fitted_here_carries_its_provenance():
+    report = explain_concepts(FakeFeaturizer(), ThreeConcepts(), LazyImages(12))
+    assert report.decomposer.provenance_ == report.provenance
+    assert report.provenance["fingerprint"] == "fake"
+    assert report.settings["decomposer_origin"] == "fitted on the kept training images"
     with pytest.raises(ValueError, match="unembedding of their own model"):
-        explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+        ground_text(report.decomposer, FakeHandle(fingerprint="other"))
+
+
+def test_the_origin_of_a_fitted_decomposer_is_told_or_unknown():
+    decomposer = ThreeConcepts().fit(None)
+    report = explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+    assert "unknown" in report.settings["decomposer_origin"]
+    assert not hasattr(report.decomposer, "provenance_")
+    decomposer.provenance_ = {"fingerprint": "fake", "token": "cat", "layer": 2}
+    report = explain_concepts(FakeFeaturizer(), decomposer, LazyImages(12))
+    assert "token 'cat', layer 2" in report.settings["decomposer_origin"]
+
+
+def test_fitting_the_given_decomposer_again_does_not_change_the_report():
+    images = LazyImages(40)
+    Z = FakeFeaturizer().extract(images).Z
+    decomposer = PCA(2).fit(Z)
+    report = explain_concepts(FakeFeaturizer(), decomposer, images)
+    decomposer.fit(Z[:10])
+    np.testing.assert_allclose(report.encode(Z), report.activations, atol=1e-6)
 
 
 def test_scikit_learn_decomposers_are_accepted():
@@ -225,8 +250,10 @@ def test_nothing_kept_at_all_and_other_trouble_with_test_images_are_errors():
 
 
 def test_fewer_samples_than_concepts():
-    with pytest.raises(ValueError, match=r"Only 2 sample.*for 3 concepts.*smaller n_components"):
-        explain_concepts(FakeFeaturizer(), ThreeConcepts(), LazyImages(2))
+    message = r"Only 9 of 12 images were kept for 10 concepts \(dropped: 3 not generated\): use at"
+    for n_components in (10, np.int64(10)):
+        with pytest.raises(ValueError, match=message):
+            explain_concepts(FakeFeaturizer(), PCA(n_components), LazyImages(12))
 
 
 def test_progress_goes_to_standard_error(capsys):
@@ -234,6 +261,37 @@ def test_progress_goes_to_standard_error(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "kept 9 of 12" in err
+
+
+def test_images_may_come_from_a_generator():
+    images, test_images = LazyImages(12), LazyImages(8)
+    report = explain_concepts(
+        FakeFeaturizer(),
+        ThreeConcepts(),
+        (images[i] for i in range(12)),
+        ["a dog"] * 12,
+        test_images=(test_images[i] for i in range(8)),
+        test_captions=["a dog"] * 8,
+    )
+    assert report.settings["n_seen"] == 12 and report.settings["n_test_seen"] == 8
+
+
+class NeverRun(FakeFeaturizer):
+    """A featurizer whose model must not be asked."""
+
+    def __init__(self, layer=-1):
+        super().__init__()
+        self.layer = layer
+
+    def extract(self, X, captions=None):
+        raise AssertionError("the model ran")
+
+
+def foreign():
+    """A decomposer that was fitted on states of another model."""
+    decomposer = ThreeConcepts().fit(None)
+    decomposer.provenance_ = {"model": "other", "fingerprint": "other"}
+    return decomposer
 
 
 @pytest.mark.parametrize(
@@ -244,7 +302,7 @@ def test_progress_goes_to_standard_error(capsys):
         ({"test_captions": ["a"]}, "need test_images"),
         (
             {"test_images": LazyImages(4), "test_captions": ["a"]},
-            "test_captions must have one entry per image: got 1 entries for 4",
+            "test_captions: captions must have one entry per image: got 1 entries for 4",
         ),
         ({"test_images": LazyImages(4), "test_factors": factors_of(LazyImages(4))}, "Give both"),
         ({"n_images": 0}, "n_images must be"),
@@ -252,13 +310,26 @@ def test_progress_goes_to_standard_error(capsys):
         ({"n_words": 0}, "n_words must be"),
         ({"word_filter": "french"}, "word_filter must be"),
         ({"images": []}, "no images"),
+        ({"min_positives": 0}, "min_positives must be"),
+        ({"random_state": "a"}, "seed"),
+        ({"factor_columns": ["a"]}, "factor_columns needs factors"),
+        (
+            {"factors": factors_of(LazyImages(12)), "factor_columns": ["size"]},
+            r"factor_columns.*\['size'\] are not in both",
+        ),
+        (
+            {"decomposer": PCA(np.int64(1)), "subtract_mean": True},
+            "subtract_mean=True needs at least two",
+        ),
+        (
+            {"decomposer": PCA(1).fit(np.eye(3)), "subtract_mean": True},
+            "subtract_mean=True needs at least two",
+        ),
+        ({"featurizer": NeverRun("final_norm"), "final_norm": True}, "after the final norm"),
+        ({"decomposer": foreign()}, "unembedding of their own model"),
     ],
 )
 def test_wrong_arguments_are_named_before_the_model_runs(change, message):
-    class NeverRun(FakeFeaturizer):
-        def extract(self, X, captions=None):
-            raise AssertionError("the model ran")
-
     arguments = {
         "featurizer": NeverRun(),
         "decomposer": ThreeConcepts(),

@@ -1,11 +1,21 @@
 """Text grounding: from a direction to its words."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from semi_nmf_concepts.grounding import ground_text, is_real_word
 from semi_nmf_concepts.grounding._vocabulary import TokenWords, stop_words
-from tests._fake_model import SENTENCE_PIECES, WORD_PIECES, FakeHandle
+from tests._example_report import example_report
+from tests._fake_model import (
+    SENTENCE_PIECES,
+    WORD_PIECES,
+    FakeHandle,
+    FakeLoaded,
+    FakeTokenizer,
+)
 
 
 def test_words_are_filtered_ranked_and_unique():
@@ -44,8 +54,6 @@ def test_pieces_that_continue_a_word_are_not_words():
 
 
 def test_word_end_marks():
-    from tests._fake_model import FakeTokenizer
-
     words = TokenWords(FakeTokenizer(["<s>", "dog</w>", "sn", "ow</w>"]))
     assert [words[i] for i in range(4)] == ["", "dog", "", "ow"]
 
@@ -115,6 +123,28 @@ def test_a_fitted_estimator_brings_its_components_and_provenance():
     with pytest.raises(ValueError, match=r"'other'.*unembedding of their own model"):
         ground_text(Fitted(), FakeHandle())
     assert ground_text(Fitted(), FakeHandle(fingerprint="other"))[0].words[0] == "dog"
+
+
+def test_a_report_brings_its_components_and_provenance():
+    report = example_report(n_concepts=3, n_train=8, n_local=1)  # of width 16, as the fake model
+    report.provenance["fingerprint"] = "mine"
+    found = ground_text(report, FakeHandle(fingerprint="mine"))
+    assert [g.words for g in found] == [
+        g.words for g in ground_text(report.components, FakeHandle())
+    ]
+    with pytest.raises(ValueError, match="unembedding of their own model"):
+        ground_text(report, FakeHandle(fingerprint="other"))
+
+
+def test_the_words_of_a_tokenizer_go_with_its_model():
+    handle = FakeHandle()
+    u = np.eye(2, handle.width, k=1)
+    assert ground_text(u, handle)[0].words[0] == "dog"
+    tokenizer = weakref.ref(handle.loaded.tokenizer)
+    handle.loaded = FakeLoaded(FakeTokenizer([piece[::-1] for piece in SENTENCE_PIECES]))
+    assert ground_text(u, handle, word_filter=None)[0].words[0] == "god"
+    gc.collect()
+    assert tokenizer() is None
 
 
 def test_foreign_provenance_is_refused_and_own_provenance_is_not():

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
-from semi_nmf_concepts.lmm import _states
+from semi_nmf_concepts.decomposition import KMeansConcepts, PCAConcepts, SemiNMFConcepts
+from semi_nmf_concepts.lmm import TokenRepresentations, _states, load_model
 
 
 @pytest.fixture
@@ -38,6 +39,41 @@ def test_folds_and_grids_share_it(make, images, word, tmp_path, n_run):
     pipeline = make_pipeline(make(token=word, cache=tmp_path), PCA())
     GridSearchCV(pipeline, {"pca__n_components": [2, 3]}, cv=3).fit(images)
     assert n_run() == len(images)
+
+
+def test_decomposers_swap_in_a_grid(tiny_model, make, images, word, tmp_path, monkeypatch):
+    """Folds and candidates use what ran once, whatever the concepts step is."""
+    model = load_model(tiny_model).loaded.model
+    generate, batches = model.generate, []
+    monkeypatch.setattr(
+        model,
+        "generate",
+        lambda *args, **kwargs: (
+            batches.append(len(kwargs["input_ids"])) or generate(*args, **kwargs)
+        ),
+    )
+    pipeline = Pipeline(
+        [("states", make(token=word, cache=tmp_path)), ("concepts", SemiNMFConcepts(3))]
+    )
+    concepts = [SemiNMFConcepts(3, random_state=0), KMeansConcepts(3, random_state=0)]
+    grid = {"concepts": [*concepts, PCAConcepts(3)]}
+    X = [*images, images[0]]  # one image occurs twice
+    search = GridSearchCV(pipeline, grid, cv=3, error_score="raise").fit(X)
+    assert sum(batches) == len(images)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.transform(X).shape == (len(X), 3)
+    assert sum(batches) == len(images)
+
+
+def test_positions_and_layers_may_be_numpy_integers(make, images, tmp_path, n_run):
+    cached = make(position=np.int64(3), layer=np.int32(1), cache=tmp_path / "cache")
+    reps = cached.extract(images[:2])
+    assert reps.provenance["position"] == 3
+    reps.save(tmp_path / "saved")
+    assert TokenRepresentations.load(tmp_path / "saved").layer == 1
+    make(position=3, layer=1, cache=tmp_path / "cache").transform(images[:2])
+    assert list(cached.extract(images[:2], layer=np.arange(2))) == [0, 1]
+    assert n_run() == 4  # two for layer 1, and again for layers 0 and 1 together
 
 
 def test_equal_images_run_once_in_one_call(make, images, tmp_path, n_run):

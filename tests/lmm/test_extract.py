@@ -132,6 +132,7 @@ def test_provenance(make, images, word):
         "package_version",
         "model",
         "revision",
+        "commit",
         "fingerprint",
         "module",
         "layer",
@@ -142,6 +143,9 @@ def test_provenance(make, images, word):
         "versions",
     }
     assert reps.provenance["forms"][0] == word
+    libraries = {"numpy", "scipy", "scikit-learn", "numba", "torch", "transformers", "pillow"}
+    assert set(reps.provenance["versions"]) == {"python", *libraries}
+    assert reps.provenance["versions"]["numpy"] == np.__version__
     assert reps.provenance["fingerprint"] == make().handle.fingerprint
     assert json.loads(json.dumps(reps.provenance)) == reps.provenance
 
@@ -159,6 +163,13 @@ def test_saving_and_loading(make, images, word, tmp_path, settings):
         else:
             assert getattr(again, name) == value
     assert repr(again) == repr(reps)
+
+
+def test_saving_where_nothing_can_be_written(make, images, tmp_path):
+    reps = make(position="last").extract(images[:2])
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"choose a folder that can be written.*file.representations"):
+        reps.save(tmp_path / "file")
 
 
 def test_damaged_saves_are_refused(make, images, word, tmp_path):

@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
+from semi_nmf_concepts.decomposition import SemiNMFConcepts
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, load_model
 from semi_nmf_concepts.lmm._handle import load_count
 
@@ -64,7 +65,7 @@ def test_extreme_sizes_and_modes(make):
 
 def test_huge_images_are_not_collected_in_one_batch(make, images, monkeypatch, word):
     """The batch is cut when its pixels exceed the limit; the result stays the same."""
-    from semi_nmf_concepts.lmm import _featurizer, _states
+    from semi_nmf_concepts.lmm import _run, _states
 
     sizes = []
     call = _states.StateCollector.__call__
@@ -74,7 +75,7 @@ def test_huge_images_are_not_collected_in_one_batch(make, images, monkeypatch, w
         lambda self, batch, *args: sizes.append(len(batch)) or call(self, batch, *args),
     )
     expected = make(token=word).transform(images)
-    monkeypatch.setattr(_featurizer, "_MAX_BATCH_PIXELS", 5 * 48 * 48)
+    monkeypatch.setattr(_run, "_MAX_BATCH_PIXELS", 5 * 48 * 48)
     Z = make(token=word).transform(images)
     assert sizes == [24, 6, 6, 6, 6]
     np.testing.assert_allclose(Z, expected, rtol=1e-3, atol=1e-3)
@@ -143,6 +144,16 @@ def test_wrong_parameters(make, images, parameters, message):
     for method in ("fit", "transform", "extract"):
         with pytest.raises(ValueError, match=message):
             getattr(make(**parameters), method)(images[:1])
+
+
+@pytest.mark.parametrize("parameters", [{"layer": True}, {"position": False}])
+def test_booleans_are_no_indices(make, images, parameters):
+    settings = {"token": None, "position": "last", **parameters}
+    for method in ("fit", "transform", "extract"):
+        with pytest.raises(TypeError, match=f"^{next(iter(parameters))} must be"):
+            getattr(make(**settings), method)(images[:1])
+    with pytest.raises(TypeError, match=r"layer must be.*got 1\.5"):
+        make(position="last").extract(images[:1], layer=[0, 1.5])
 
 
 def test_wrong_device(tiny_model, images):
@@ -223,6 +234,35 @@ def test_pipeline_grid_search_and_pandas(make, images, word):
     Z = search.best_estimator_.transform(images)
     assert Z.columns.tolist() == [f"pca{i}" for i in range(Z.shape[1])]
     assert search.best_estimator_[:-1].get_feature_names_out()[0] == "layer3_0"
+
+
+def test_concepts_in_a_pipeline(make, images, word):
+    pipeline = make_pipeline(make(token=word), SemiNMFConcepts(3, random_state=0))
+    V = pipeline.set_output(transform="pandas").fit_transform(images)
+    assert isinstance(V, pd.DataFrame)
+    assert V.shape == (len(images), 3)
+    assert (V >= 0).all(axis=None)
+    assert V.columns.tolist() == pipeline.get_feature_names_out().tolist()
+    frame = pd.DataFrame({"image": images[:4]}, index=list("abcd"))
+    assert pipeline.transform(frame).index.tolist() == list("abcd")
+
+
+def test_skops_round_trip(make, images, word):
+    skops = pytest.importorskip("skops.io")
+    featurizer = make(token=word, forms=[word, "cats"], position="generated").fit()
+    content = skops.dumps(featurizer)
+    trusted = [
+        "semi_nmf_concepts.lmm._featurizer.LMMTokenFeaturizer",
+        "semi_nmf_concepts.lmm._handle.ModelHandle",
+    ]
+    assert skops.get_untrusted_types(data=content) == trusted
+    again = skops.loads(content, trusted=trusted)
+    assert again.get_params() == featurizer.get_params()
+    assert again.handle_ == featurizer.handle_
+    np.testing.assert_array_equal(again.transform(images[:3]), featurizer.transform(images[:3]))
+    handle = load_model("some/folder", dtype="float32")
+    content = skops.dumps(LMMTokenFeaturizer(handle, token=word))
+    assert skops.loads(content, trusted=trusted).model == handle
 
 
 def test_column_transformer(make, images):

@@ -1,5 +1,7 @@
 import copy
+import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -9,6 +11,9 @@ import torch
 
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, ModelHandle, load_model
 from semi_nmf_concepts.lmm import _handle as handles
+from semi_nmf_concepts.lmm._fingerprint import folder_fingerprint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -77,20 +82,44 @@ def test_fingerprint_is_of_the_content(tiny_model, copied_model, tmp_path):
     assert load_model(other).fingerprint != load_model(tiny_model).fingerprint
 
 
-def test_fingerprint_of_large_files_is_sampled(tmp_path, monkeypatch):
-    from semi_nmf_concepts.lmm import _fingerprint
-
-    monkeypatch.setattr(_fingerprint, "_WHOLE_FILE", 1000)
-    monkeypatch.setattr(_fingerprint, "_SAMPLE", 10)
-    content = bytearray(np.random.default_rng(0).bytes(5000))
+def test_fingerprint_sees_every_byte(tmp_path):
     path = tmp_path / "model.safetensors"
-    seen = set()
-    for change in (None, 0, 4999):
+    content = bytearray(np.random.default_rng(0).bytes(5_000_000))
+    seen = []
+    for change in (None, 1, 2_345_678, 4_999_999):
         if change is not None:
             content[change] ^= 1
         path.write_bytes(content)
-        seen.add(_fingerprint.folder_fingerprint(tmp_path))
-    assert len(seen) == 3
+        seen.append(folder_fingerprint(tmp_path))
+    assert len(set(seen)) == 4
+    assert folder_fingerprint(tmp_path) == seen[-1]
+
+
+def test_fingerprint_reads_settled_files_once(copied_model, monkeypatch):
+    for path in copied_model.iterdir():
+        os.utime(path, (1e9, 1e9))
+    first = folder_fingerprint(copied_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *args: pytest.fail("read again"))
+        assert folder_fingerprint(copied_model) == first
+    (copied_model / "chat_template.jinja").write_text("{{ 'other' }}")
+    assert folder_fingerprint(copied_model) != first
+
+
+def test_fingerprint_ignores_what_plays_no_part(tiny_model, copied_model):
+    for name in ("README.md", "LICENSE.txt", "pytorch_model.bin", "consolidated.safetensors"):
+        (copied_model / name).write_bytes(b"x")
+    assert folder_fingerprint(copied_model) == folder_fingerprint(tiny_model)
+
+
+def test_fingerprint_of_shards(tmp_path):
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    seen = set()
+    for name in ("one.safetensors", "two.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+        seen.add(folder_fingerprint(tmp_path))
+    assert len(seen) == 2
 
 
 def raises_everywhere(model, error, message):
@@ -114,8 +143,60 @@ def test_folders_that_are_no_models(tmp_path, tiny_model, copied_model):
             _ = load_model(copied_model).loaded
     config.write_text(good)
     (copied_model / "model.safetensors").unlink()
-    with pytest.raises((ValueError, OSError), match="safetensors"):
+    with pytest.raises(ValueError, match="holds no weights. It needs model.safetensors"):
         _ = load_model(copied_model, dtype="float32").loaded
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", slice(-100), "is damaged or cut short .*Copy or download"),
+        ("model.safetensors", b"x" * 1000, "is damaged or cut short"),
+        ("model.safetensors", b"", "is damaged or cut short .*0 bytes"),
+        ("model.safetensors", LFS_POINTER, "is a Git LFS pointer.*git lfs pull"),
+        ("tokenizer.json", slice(-100), "is damaged or cut short"),
+        ("tokenizer.json", b"{}", "is damaged or cut short"),
+        ("tokenizer.json", b"\xff\x00", "is damaged or cut short"),
+        ("tokenizer.json", LFS_POINTER, "is a Git LFS pointer"),
+        ("tokenizer.json", None, "holds no tokenizer .tokenizer.json.*save_pretrained"),
+        ("processor_config.json", slice(-20), "is damaged or cut short"),
+        ("processor_config.json", LFS_POINTER, "is a Git LFS pointer"),
+        ("processor_config.json", b"{}", "no image processor .in processor_config.json"),
+        ("processor_config.json", None, "no image processor .in processor_config.json"),
+    ],
+)
+def test_broken_files_are_named(copied_model, name, content, message):
+    path = copied_model / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
+    with pytest.raises(ValueError, match=message) as caught:
+        _ = load_model(copied_model).loaded
+    text = str(caught.value)
+    assert text.startswith(f"model={str(copied_model)!r} cannot be loaded")
+    assert name in text
+    assert "\n" not in text
+    assert "http" not in text
+
+
+def test_a_missing_shard_is_named(copied_model):
+    (copied_model / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (copied_model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="model-00001-of-00001.safetensors is missing, though"):
+        _ = load_model(copied_model).loaded
+
+
+def test_weights_of_another_shape_are_explained(copied_model):
+    config = json.loads((copied_model / "config.json").read_text())
+    config["text_config"]["intermediate_size"] *= 2
+    (copied_model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="shapes are not those that its config.json describes"):
+        _ = load_model(copied_model).loaded
 
 
 def test_incomplete_checkpoints_are_refused(copied_model):
@@ -145,19 +226,56 @@ def test_hub_ids_without_a_hub():
         LMMTokenFeaturizer("some-org/some-model", token="dog").transform([np.zeros((2, 2))])
 
 
-def test_a_downloaded_model_is_found_offline(tiny_model, tmp_path, monkeypatch):
+@pytest.fixture
+def downloaded_model(tiny_model, tmp_path, monkeypatch):
+    """The tiny model as the hub id "org/tiny" in a cache folder; returns its snapshot."""
     import huggingface_hub.constants
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--org--tiny"
-    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(tiny_model, snapshot)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    load_model("org/tiny").unload()
+    yield snapshot
+    load_model("org/tiny").unload()
+
+
+def test_a_downloaded_model_is_found_offline(downloaded_model, tiny_model):
     handle = load_model("org/tiny")
-    assert handle.fingerprint == f"hub:org/tiny@{commit}"
     assert handle.width == 32
     assert handle.loaded.name == "org/tiny"
+    assert handle.commit == COMMIT
+    assert load_model(tiny_model).commit is None
+
+
+def test_a_hub_id_and_its_folder_are_the_same_model(downloaded_model, tiny_model, images, tmp_path):
+    assert load_model("org/tiny").fingerprint == load_model(tiny_model).fingerprint
+    settings = {"position": "last", "prompt": "", "cache": tmp_path / "records"}
+    reps = LMMTokenFeaturizer("org/tiny", **settings).extract(images[:2])
+    assert (reps.provenance["model"], reps.provenance["commit"]) == ("org/tiny", COMMIT)
+    n_files = len(list((tmp_path / "records").rglob("*.npz")))
+    LMMTokenFeaturizer(tiny_model, **settings).transform(images[:2])
+    assert len(list((tmp_path / "records").rglob("*.npz"))) == n_files == 2
+
+
+def test_a_broken_download_is_named(downloaded_model):
+    weights = downloaded_model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="hf download org/tiny model.safetensors --force-download"):
+        _ = load_model("org/tiny").loaded
+    weights.unlink()
+    with pytest.raises(ValueError, match="holds no weights. Complete the download .*org/tiny"):
+        _ = load_model("org/tiny").loaded
+
+
+def test_revisions_belong_to_hub_ids(tiny_model):
+    assert load_model("org/tiny", revision="main").revision == "main"
+    for model in ("bundled", tiny_model, load_model(tiny_model), "./nowhere"):
+        with pytest.raises(ValueError, match="revision='main' belongs to ids"):
+            load_model(model, revision="main")
+    raises_everywhere(ModelHandle(tiny_model, revision="main"), ValueError, "leave revision out")
 
 
 def test_wrong_arguments():
@@ -179,14 +297,14 @@ def test_wrong_arguments():
         ImportError("this needs torchvision"),
     ],
 )
-def test_missing_torchvision_is_explained(tiny_model, monkeypatch, error):
+def test_missing_torchvision_is_explained(copied_model, monkeypatch, error):
     from transformers import AutoProcessor
 
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(AutoProcessor, "from_pretrained", fail)
-    handle = load_model(tiny_model, revision="not loaded yet")
+    handle = load_model(copied_model)
     with pytest.raises(ImportError, match="torchvision, in the build that matches"):
         _ = handle.loaded
 

@@ -41,7 +41,7 @@ def test_forms():
     assert word_forms("dog", "exact") == ("dog",)
     assert word_forms("dog", ["puppy", "Dog"]) == ("dog", "puppy")
     assert word_forms("hot  dog", "exact") == ("hot dog",)
-    for token in ("", "  ", "...", None, 3):
+    for token in ("", "  ", "...", "dog(", "dog.", "-dog", None, 3):
         with pytest.raises(ValueError, match="token must be a word"):
             word_forms(token)
     with pytest.raises(ValueError, match="forms"):

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from semi_nmf_concepts.metrics import (
+    choose_columns,
     factor_recovery,
     factor_recovery_score,
     linear_probe_recovery,
@@ -112,6 +113,18 @@ def test_values_without_enough_samples_are_left_out_and_listed():
     assert (counts["n_positive_train"], counts["n_positive_test"]) == (0, 26)
     few = factor_recovery(V, f, V, f2, columns=["colour"], min_positives=14, n_bootstrap=0)
     assert list(few.table["value"]) == ["black", "red", "white"]
+
+
+def test_columns_with_missing_values_are_ignored_unless_asked_for():
+    V, f = make(120, 0)
+    _, f2 = make(120, 1)
+    partly = f2.assign(colour=[None, *f2["colour"][1:]])
+    recovery = factor_recovery(V, f, V, partly, n_bootstrap=0)
+    assert "colour" in recovery.ignored_columns
+    assert "colour" not in set(recovery.table["factor"])
+    assert choose_columns(f, partly)[1] == recovery.ignored_columns
+    with pytest.raises(ValueError, match="'colour' has missing values"):
+        factor_recovery(V, f, V, partly, columns=["colour"])
 
 
 def test_nothing_to_score():

@@ -112,6 +112,9 @@ def test_numbers_that_a_reader_looks_for(report, page):
     assert "2.13.0" in page.content  # a version
     assert "SemiNMFConcepts" in page.content
     assert "fewer than 15 positives" in page.content
+    assert "kept of 237 seen; dropped: 30 not generated, 7 not in reference" in page.content
+    for text in ("fitted on the kept training images", "min_positives", "n_local", "n_images"):
+        assert text in page.content
     assert "1 more concept: " in page.content or " more concepts: " in page.content
 
 
