@@ -1,6 +1,8 @@
 """The command line: what it writes, what it says, and how it fails."""
 
 import json
+import signal
+import sys
 import warnings
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from semi_nmf_concepts import cli
 from semi_nmf_concepts.decomposition import RECOMMENDED
 from semi_nmf_concepts.grounding import ConceptReport
+from tests._example_report import example_report
 from tests._tiny_llava import build_tiny_llava, tiny_images
 
 N_IMAGES = 24
@@ -265,6 +268,26 @@ def test_interrupted(command, tmp_path, capsys, monkeypatch):
     assert cli.main(command()) == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupt_that_python_drops_still_ends_the_run(command, tmp_path, monkeypatch):
+    class Noisy:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted_inside_a_destructor(*args, **kwargs):
+        noisy = Noisy()
+        del noisy  # Python reports and drops what a destructor raises
+        return report
+
+    report = example_report(n_concepts=3)
+    monkeypatch.setattr(cli, "_explain", interrupted_inside_a_destructor)
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: dropped.append(args.exc_type))
+    assert cli.main(command()) == 130
+    assert dropped == [KeyboardInterrupt]
+    assert list((tmp_path / "out").iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_debug_and_bugs_keep_their_traceback(command, monkeypatch):

@@ -195,6 +195,8 @@ def _check_decomposer(decomposer, featurizer, grounding):
         n_components = len(decomposer.components_)
     else:
         n_components = getattr(decomposer, "n_components", None)
+        if hasattr(decomposer, "_parameter_constraints"):  # scikit-learn's way to declare them
+            decomposer._validate_params()
     if grounding["subtract_mean"] and isinstance(n_components, Integral):
         check_mean_of(n_components)
 

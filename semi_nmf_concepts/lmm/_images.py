@@ -12,6 +12,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 class ImageReadError(ValueError):
     """One image cannot be used; the message names it."""
 
+    def __init__(self, summary, advice=""):
+        super().__init__(summary, advice)
+        self.summary = summary
+
+    def __str__(self):
+        return " ".join(filter(None, self.args))
+
 
 def split_samples(X, captions, *, image_column, caption_column):
     """Images and reference captions of X.
@@ -186,8 +193,8 @@ def _decode(get_image, item, index):
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no image format that Pillow knows" if unknown else str(error).rstrip(".")
         raise ImageReadError(
-            f"{name_of(item, index)} cannot be read as an image: {reason}. Replace or remove "
-            "it; on_error='skip' (--on-error skip) leaves such images out."
+            f"{name_of(item, index)} cannot be read as an image: {reason}.",
+            "Replace or remove it; on_error='skip' (--on-error skip) leaves such images out.",
         ) from error
 
 

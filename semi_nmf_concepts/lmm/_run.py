@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+import warnings
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -12,6 +13,8 @@ from ._words import word_forms
 
 # Images of one batch together, in pixels: a few huge photographs would otherwise fill the memory.
 _MAX_BATCH_PIXELS = 64_000_000
+# Unreadable images that the warning about them names.
+_NAMED = 5
 # What the states, and the results made from them later, are computed with.
 _DISTRIBUTIONS = (
     "numpy",
@@ -52,18 +55,22 @@ class Run:
 
     def records(self, *, batch_size, on_error, verbose):
         """Pairs of index and records (None for an unreadable image), in no particular order."""
-        batch = _Batch(self)
+        batch, unreadable = _Batch(self), []
         for index in _progress(range(len(self.images)), verbose):
             try:
                 ready = batch.add(index)
-            except ImageReadError:
+            except ImageReadError as error:
                 if on_error == "raise":
                     raise
+                unreadable.append(error.summary)
                 ready = [(index, None)]
             yield from ready
             if len(batch.items) >= batch_size or batch.n_pixels > _MAX_BATCH_PIXELS:
                 yield from batch.flush()
         yield from batch.flush()
+        if unreadable:
+            some = " ".join(unreadable[:_NAMED]) + (" ..." if len(unreadable) > _NAMED else "")
+            warnings.warn(f"{len(unreadable)} image(s) left out: {some}", stacklevel=4)
 
     def dictated(self, index):
         """The caption to dictate for a sample, or None if nothing is dictated."""

@@ -69,7 +69,9 @@ def nothing_kept(selections, run):
     if counts["not_in_reference"] and not forced:
         return (
             f"token {names} occurs in {counts['not_in_reference']} of {n} generated captions, but "
-            "in no reference caption of these samples."
+            "in no reference caption of these samples. Check that the captions belong to these "
+            "images; forms= (--forms) adds words that count as the token, and without captions "
+            "nothing is asked of them."
         )
     words = content_words(first.captions.values())
     listed = ", ".join(f"{word} ({count})" for word, count in words)

@@ -158,8 +158,9 @@ def _concept(report, concept, pictures):
     ]
     for image in images:
         image["label"] = f"{image['caption']} (activation {image['activation']})"
-    factors = [_detected(entry) for entry in concept.factors[:_CARD_FACTORS]]
-    known = [f"{clean(f['factor'])} {clean(f['value'])}" for f in concept.factors[:_CARD_FACTORS]]
+    shown = [entry for entry in concept.factors if _beats_chance(entry)][:_CARD_FACTORS]
+    factors = [_detected(entry) for entry in shown]
+    known = [f"{clean(f['factor'])} {clean(f['value'])}" for f in shown]
     searched = [w["text"] for w in words] + [image["caption"] for image in images] + known
     return {
         "index": concept.index,
@@ -208,6 +209,11 @@ def _activity(concept):
 def _best_auroc(concept):
     best = concept.factors[0]["auroc"] if concept.factors else None
     return round(float(best), 6) if is_number(best) else 0
+
+
+def _beats_chance(entry):
+    """Whether the interval of the AUROC lies above one half (or there is none to ask)."""
+    return not is_number(entry.get("low")) or entry["low"] > 0.5
 
 
 def _is_detected(entry):

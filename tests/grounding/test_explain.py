@@ -325,6 +325,7 @@ def foreign():
             {"decomposer": PCA(1).fit(np.eye(3)), "subtract_mean": True},
             "subtract_mean=True needs at least two",
         ),
+        ({"decomposer": PCA("many")}, "n_components"),
         ({"featurizer": NeverRun("final_norm"), "final_norm": True}, "after the final norm"),
         ({"decomposer": foreign()}, "unembedding of their own model"),
     ],

@@ -108,15 +108,20 @@ def test_unreadable_images(make, images, tmp_path, word):
         with pytest.raises(ValueError, match=r"image 3 .*bad\.jpg"):
             getattr(make(token=word), method)(X)
     skip = make(token=word, on_error="skip")
-    Z = skip.transform(X)
+    with pytest.warns(UserWarning, match=r"2 image.s. left out: image 3 .*bad\.jpg"):
+        Z = skip.transform(X)
     assert np.flatnonzero(np.isnan(Z).any(axis=1)).tolist() == [3, 4]
     np.testing.assert_allclose(np.delete(Z, [3, 4], 0), skip.transform(images), rtol=1e-4)
-    reps = skip.extract(X)
+    with pytest.warns(UserWarning, match="2 image.s. left out"):
+        reps = skip.extract(X)
     assert reps.dropped["unreadable"] == [3, 4]
     assert reps.all_captions[3] is None
     assert reps.missing[[3, 4]].all()
     assert len(reps.missing) == len(reps.all_captions) == len(X)
-    with pytest.raises(ValueError, match="none of the 2 images could be read"):
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="none of the 2 images could be read"),
+    ):
         skip.extract([bad, bad])
 
 
