@@ -169,6 +169,7 @@ def factor_recovery_score(
     min_positives=15,
     either_sign=False,
     average="factors",
+    return_recovery=False,
 ):
     """Score how well single atoms detect known factors, on a held-out part of the samples.
 
@@ -188,11 +189,16 @@ def factor_recovery_score(
         As for :func:`factor_recovery`, which also gives the values behind this number.
     average : {"factors", "values"}, default="factors"
         Mean over factors of the mean over their values, or mean over all values.
+    return_recovery : bool, default=False
+        Also return what is behind the score.
 
     Returns
     -------
     score : float
         Macro-averaged held-out AUROC; one half is chance.
+    recovery : FactorRecovery
+        Only with `return_recovery`: each factor value with its atom, AUROC and bootstrap interval,
+        and the values left out.
 
     Raises
     ------
@@ -226,7 +232,7 @@ def factor_recovery_score(
         columns=columns,
         min_positives=min_positives,
         either_sign=either_sign,
-        n_bootstrap=0,
+        n_bootstrap=1000 if return_recovery else 0,
     )
     if recovery.table.empty:
         raise ValueError(
@@ -234,7 +240,8 @@ def factor_recovery_score(
             f"({len(train)} training and {len(test)} test samples): use more samples or a smaller "
             "min_positives."
         )
-    return recovery.macro if average == "factors" else recovery.macro_values
+    score = recovery.macro if average == "factors" else recovery.macro_values
+    return (score, recovery) if return_recovery else score
 
 
 def linear_probe_recovery(

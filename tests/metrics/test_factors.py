@@ -210,3 +210,12 @@ def test_wrong_arguments():
     ]:
         with pytest.raises(ValueError, match=message):
             factor_recovery_score(V, f, **options)
+
+
+def test_the_score_comes_with_what_is_behind_it():
+    factors = pd.DataFrame({"count": np.arange(300) % 3 + 1, "rare": ["yes"] * 5 + ["no"] * 295})
+    activations = np.random.default_rng(0).random((300, 4)) + np.eye(4)[factors["count"]]
+    score, recovery = factor_recovery_score(activations, factors, return_recovery=True)
+    assert score == factor_recovery_score(activations, factors) == recovery.macro
+    assert (recovery.table["low"] <= recovery.table["auroc"]).all()
+    assert {entry["value"] for entry in recovery.left_out} == {"yes", "no"}
