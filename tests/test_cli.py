@@ -224,13 +224,12 @@ def test_more_concepts_than_samples(command, images, tmp_path, capsys):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.parametrize("method", ["semi-nmf", "kmeans"])
-def test_more_concepts_than_different_images(command, images, tmp_path, capsys, method):
+def test_more_concepts_than_different_images(command, images, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(12):
         (folder / f"{i:02}.png").write_bytes((images / f"{i % 2:02}.png").read_bytes())
-    argv = command(images=folder, method=method, whiten=None, **{"n-active": None})
+    argv = command(images=folder, whiten=None, **{"n-active": None})
     assert "n_components=3" in fails(argv, capsys)
 
 
