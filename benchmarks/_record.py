@@ -33,19 +33,17 @@ class _Both(io.TextIOBase):
 def recorded(name: str, keep: bool):
     """Keep what is printed inside in ``benchmarks/results/NAME.txt``, if `keep`.
 
-    Also when the benchmark ends by ``sys.exit`` because a figure is below its bar: the record shows
-    what was measured, not only what was hoped for.
+    Benchmarks report a missed bar by what they return, so a record shows what was measured, good or
+    bad; one that breaks off (an error, a closed pipe) leaves the last whole record alone.
     """
     if not keep:
         yield
         return
     printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
-            yield
-    finally:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.txt").write_text(f"{header()}\n\n{printed.getvalue()}")
+    with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
+        yield
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.txt").write_text(f"{header()}\n\n{printed.getvalue()}")
 
 
 def header() -> str:

@@ -7,10 +7,14 @@ from pathlib import Path
 import pandas as pd
 from sklearn.utils import Bunch
 
+from .._messages import some
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
+# Names that an error message lists.
+_NAMED = 3
 
 
 def load_image_folder(folder, captions=None):
@@ -110,7 +114,7 @@ def _align(names, file):
             ]
             if len(candidates) > 1:
                 raise ValueError(
-                    f"captions: {key!r} could be any of {_some(candidates)}; "
+                    f"captions: {key!r} could be any of {some(candidates, _NAMED)}; "
                     "name it by its path below the folder"
                 )
             if not candidates:
@@ -122,13 +126,13 @@ def _align(names, file):
         unknown = list(dict.fromkeys(unknown))
         raise ValueError(
             f"captions: {file} has captions for {len(unknown)} images that are not in the folder "
-            f"({_some(unknown)}); remove these captions or add the images"
+            f"({some(unknown, _NAMED)}); remove these captions or add the images"
         )
     bare = [name for name, texts in captions.items() if not texts]
     if bare:
         raise ValueError(
             f"captions: {file} has no caption for {len(bare)} of {len(names)} images "
-            f"({_some(bare)}); add them, or leave the captions out"
+            f"({some(bare, _NAMED)}); add them, or leave the captions out"
         )
     return list(captions.values())
 
@@ -226,8 +230,3 @@ def _as_list(texts):
 
 def _strip_dot(name):
     return name.replace("\\", "/").removeprefix("./")
-
-
-def _some(names, n=3):
-    """The first few names, and that there are more."""
-    return ", ".join(names[:n]) + (", ..." if len(names) > n else "")

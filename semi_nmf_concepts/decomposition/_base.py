@@ -36,8 +36,7 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         -------
         float
         """
-        V = self.transform(X)
-        V = V.to_numpy() if hasattr(V, "to_numpy") else np.asarray(V)
+        V = check_codes(self, self.transform(X))
         X = self._validate(X)
         error = total = 0.0
         for rows in row_blocks(X.shape[0]):

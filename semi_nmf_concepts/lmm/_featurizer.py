@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from .._messages import some
 from ._handle import ModelHandle, load_model
 from ._images import split_samples
 from ._representations import NoSampleKeptError
@@ -232,7 +233,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         if missing and self.on_missing == "error":
             raise ValueError(
                 f"token={self.token!r} is not in the captions of {len(missing)} of "
-                f"{len(run.images)} images (positions {_some(sorted(missing))}); "
+                f"{len(run.images)} images (positions {some(sorted(missing))}); "
                 "on_missing='peak' or 'nan' allows this."
             )
         width = len(next(iter(Z.values()))) if Z else self._width(self.layer)
@@ -419,8 +420,3 @@ def _check_references(references):
             "position='forced' needs reference captions: a DataFrame with a caption column, or "
             "captions= in extract."
         )
-
-
-def _some(values, n=5):
-    """The first few of a list, for messages."""
-    return ", ".join(map(str, values[:n])) + (", ..." if len(values) > n else "")
