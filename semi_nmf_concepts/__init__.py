@@ -37,7 +37,7 @@ _HOMES = {
     "factor_recovery_score": "metrics",
     "overlap_score": "metrics",
 }
-_SUBPACKAGES = ("datasets", "lmm", "decomposition", "metrics", "grounding", "report")
+_SUBPACKAGES = ("datasets", "lmm", "decomposition", "metrics", "grounding", "report", "testing")
 
 _public_name, _public_names, __all__ = attach(__name__, _HOMES)
 __all__ += [*_SUBPACKAGES, "__version__"]

@@ -2,9 +2,12 @@
 
 import os
 
-# Set before torch, transformers or numba are imported, which is why it is not a fixture.
+# Set before torch, transformers, numba or SciPy are imported, which is why it is not a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Allows scikit-learn's array API dispatch, which stays off where no test turns it on: with it the
+# conformance checks of arrays that are not NumPy's run, too.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")

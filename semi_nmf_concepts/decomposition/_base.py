@@ -1,9 +1,12 @@
 """What all decomposers have in common."""
 
+from functools import partial
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._arrays import as_float64, check_same_kind, kind_of, move, validated, working
 from ._objective import row_blocks
 
 
@@ -14,11 +17,16 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _n_features_out(self):
         return self.components_.shape[0]
 
-    def _validate(self, X, *, reset=False):
-        """Data as a C-contiguous float32 or float64 array; float16 becomes float32."""
-        if getattr(X, "dtype", None) == np.float16:
-            X = X.astype(np.float32)
-        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+    def _validate(self, X, *, method, reset=False, finite=True):
+        """The working array of X (see `_arrays`) and the kind of array that X is.
+
+        `method` is the method's name, for messages; `finite` asks for a pass over X that looks for
+        entries that are not finite.
+        """
+        if not reset:
+            check_same_kind(self, X, method=method)
+        check = partial(validate_data, self, reset=reset)
+        return validated(check, X, finite=finite), kind_of(X)
 
     def score(self, X, y=None):
         """Share of the variation of X that the reconstruction explains; 1 is best.
@@ -36,30 +44,51 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         -------
         float
         """
-        V = check_codes(self, self.transform(X))
-        X = self._validate(X)
+        check_is_fitted(self)
+        V, _ = check_codes(self, self.transform(X), method="score")
+        X, _ = self._validate(X, method="score", finite=False)
+        mean = working(self.mean_)
         error = total = 0.0
         for rows in row_blocks(X.shape[0]):
-            block = np.asarray(X[rows], dtype=np.float64)
-            error += float(np.sum((block - self.inverse_transform(V[rows])) ** 2))
-            total += float(np.sum((block - self.mean_) ** 2))
+            block = as_float64(X[rows])
+            error += _sum_of_squares(block - self._reconstruct(V[rows]))
+            total += _sum_of_squares(block - mean)
         if total == 0.0:
             return float(error == 0.0)
         return 1.0 - error / total
 
+    def __factorization_invariants__(self):
+        """What of `semi_nmf_concepts.testing.INVARIANTS` holds: names of invariants and groups."""
+        common = ["fit_transform", "score", "no_numeric_warnings", "row_order", "batch_split"]
+        return ["general", *common]
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    def _set_fitted(self, kind, **attributes):
+        """Set fitted attributes; those that are arrays become arrays of the given kind."""
+        for name, value in attributes.items():
+            setattr(self, name, move(value, kind) if hasattr(value, "shape") else value)
 
-def check_codes(estimator, V):
-    """V as a 2-d float array with one column per component of the fitted `estimator`."""
-    V = V.to_numpy() if hasattr(V, "to_numpy") else np.asarray(V)
+
+def check_codes(estimator, V, *, method):
+    """V as a 2-d float working array with one column per component, and the kind it came as."""
+    V = V.to_numpy() if hasattr(V, "to_numpy") else V
+    V = V if hasattr(V, "shape") else np.asarray(V)
+    check_same_kind(estimator, V, method=method)
+    kind, V = kind_of(V), working(V)
     n_components = estimator.components_.shape[0]
     if V.ndim != 2 or V.shape[1] != n_components:
         raise ValueError(
             f"V must have shape (n_samples, {n_components}), one column per component; "
-            f"got an array of shape {V.shape}."
+            f"got an array of shape {tuple(V.shape)}."
         )
-    return V if V.dtype in (np.float32, np.float64) else V.astype(np.float64)
+    xp = kind_of(V).xp
+    return (V if V.dtype in (xp.float32, xp.float64) else as_float64(V)), kind
+
+
+def _sum_of_squares(block):
+    return float((block * block).sum())

@@ -14,12 +14,17 @@ from sklearn.decomposition import PCA
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from ._arrays import kind_of, move, to_numpy
 from ._base import Decomposer, check_codes
 from ._objective import row_norms
 
 
 class _Baseline(Decomposer):
-    """A decomposer whose `_fit_components` sets `components_` for data X."""
+    """Calls around what a subclass computes on NumPy arrays.
+
+    `_fit_components` returns fitted attributes, `components_` among them; `_activations` and
+    `_reconstruct` are one step of `transform` and `inverse_transform` each.
+    """
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -44,8 +49,7 @@ class _Baseline(Decomposer):
         -------
         self
         """
-        X = self._validate(X, reset=True)
-        self.mean_ = np.mean(X, axis=0, dtype=np.float64)
+        X, kind = self._validate(X, method="fit", reset=True)
         limit, what = self._largest_n_components(X)
         self.n_components_ = min(self.n_components, limit)
         if self.n_components_ < self.n_components:
@@ -55,15 +59,21 @@ class _Baseline(Decomposer):
                 UserWarning,
                 stacklevel=2,
             )
-        self._fit_components(X)
+        mean = np.mean(X, axis=0, dtype=np.float64)
+        self._set_fitted(kind, mean_=mean, **self._fit_components(X))
         return self
 
-
-class _Prototypes(_Baseline):
-    """Components are points: activation by closeness, reconstruction by the nearest one."""
+    def _validate(self, X, **options):
+        """As for all decomposers; scikit-learn's algorithms behind these run on the CPU alone."""
+        if not kind_of(X).on_host:
+            raise ValueError(
+                f"{type(self).__name__} runs on the CPU; X is an array of {kind_of(X)}. Move it to "
+                "the CPU first."
+            )
+        return super()._validate(X, **options)
 
     def transform(self, X):
-        """Activations ``1 / (1 + distance)`` of the components.
+        """Activations of the components.
 
         Parameters
         ----------
@@ -71,17 +81,15 @@ class _Prototypes(_Baseline):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_components_)
-            In (0, 1]; Euclidean distances.
+        array of shape (n_samples, n_components_)
+            Of the kind and precision of X.
         """
-        check_is_fitted(self)
-        X = self._validate(X)
-        # Differences, not products of rows: those cancel for rows close to a component.
-        distances = cdist(X, self.components_)
-        return (1.0 / (1.0 + distances)).astype(X.dtype)
+        check_is_fitted(self, "components_")
+        X, kind = self._validate(X, method="transform")
+        return move(self._activations(X), kind)
 
     def inverse_transform(self, V):
-        """The component with the largest activation, for every sample.
+        """Samples that the activations V stand for.
 
         Parameters
         ----------
@@ -89,11 +97,26 @@ class _Prototypes(_Baseline):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
+        array of shape (n_samples, n_features)
         """
-        check_is_fitted(self)
-        V = check_codes(self, V)
-        return self.components_.astype(V.dtype)[np.argmax(V, axis=1)]
+        check_is_fitted(self, "components_")
+        V, kind = check_codes(self, V, method="inverse_transform")
+        return move(self._reconstruct(V), kind)
+
+
+class _Prototypes(_Baseline):
+    """Components are points: activation by closeness, reconstruction by the nearest one."""
+
+    def _activations(self, X):
+        # Differences, not products of rows: those cancel for rows close to a component.
+        distances = cdist(X, to_numpy(self.components_))
+        return (1.0 / (1.0 + distances)).astype(X.dtype)
+
+    def _reconstruct(self, V):
+        return to_numpy(self.components_).astype(V.dtype)[np.argmax(V, axis=1)]
+
+    def __factorization_invariants__(self):
+        return [*super().__factorization_invariants__(), "nonnegative_codes"]
 
 
 class KMeansConcepts(_Prototypes):
@@ -148,7 +171,7 @@ class KMeansConcepts(_Prototypes):
 
     def _fit_components(self, X):
         kmeans = KMeans(self.n_components_, n_init=self.n_init, random_state=self.random_state)
-        self.components_ = kmeans.fit(X).cluster_centers_.astype(X.dtype)
+        return {"components_": kmeans.fit(X).cluster_centers_.astype(X.dtype)}
 
 
 class SimpleConcepts(_Prototypes):
@@ -190,8 +213,8 @@ class SimpleConcepts(_Prototypes):
 
     def _fit_components(self, X):
         order = np.argsort(-row_norms(X), kind="stable")
-        self.sample_indices_ = order[: self.n_components_]
-        self.components_ = X[self.sample_indices_]
+        rows = order[: self.n_components_]
+        return {"sample_indices_": rows, "components_": X[rows]}
 
 
 class PCAConcepts(_Baseline):
@@ -235,35 +258,18 @@ class PCAConcepts(_Baseline):
         pca = PCA(self.n_components_, random_state=self.random_state)
         with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all
             pca.fit(X)
-        self.components_ = pca.components_.astype(X.dtype)
-        self.explained_variance_ratio_ = np.nan_to_num(pca.explained_variance_ratio_)
+        return {
+            "components_": pca.components_.astype(X.dtype),
+            "explained_variance_ratio_": np.nan_to_num(pca.explained_variance_ratio_),
+        }
 
-    def transform(self, X):
-        """Signed scores ``(X - mean_) components_^T``.
+    def _activations(self, X):
+        components, mean = (to_numpy(a).astype(X.dtype) for a in (self.components_, self.mean_))
+        return (X - mean) @ components.T
 
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
+    def _reconstruct(self, V):
+        components, mean = (to_numpy(a).astype(V.dtype) for a in (self.components_, self.mean_))
+        return V @ components + mean
 
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components_)
-        """
-        check_is_fitted(self)
-        X = self._validate(X)
-        return (X - self.mean_.astype(X.dtype)) @ self.components_.T.astype(X.dtype)
-
-    def inverse_transform(self, V):
-        """Samples that have the scores V: ``V @ components_ + mean_``.
-
-        Parameters
-        ----------
-        V : array-like of shape (n_samples, n_components_)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        V = check_codes(self, V)
-        return V @ self.components_.astype(V.dtype) + self.mean_.astype(V.dtype)
+    def __factorization_invariants__(self):
+        return [*super().__factorization_invariants__(), "linear_reconstruction"]

@@ -1,13 +1,18 @@
 """Codes of given samples on a given dictionary."""
 
 import warnings
-from numbers import Real
+from functools import partial
+from math import isnan
+from numbers import Integral, Real
 
 import numpy as np
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from ._solvers import get_backend
+from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, validated
+from ._solvers import Coding, get_backend
 
 #: Largest relative KKT violation that codes may have, by precision (see `kkt_violation`).
 CODE_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
@@ -15,17 +20,34 @@ CODE_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 MAX_SWEEPS = 10_000
 
 
-def encode(X, U, alpha):
-    """Codes of X on U to tolerance, from zero, and the number of samples that missed it."""
-    V = np.zeros((X.shape[0], U.shape[0]), dtype=X.dtype)
-    return V, improve_codes(X, U, alpha, V)
+def exactly(X):
+    """How to code X to tolerance: keyword arguments of `Backend.encode` and `code_pass`."""
+    precision = "float32" if X.dtype == kind_of(X).xp.float32 else "float64"
+    return {"tol": CODE_TOLERANCE[precision], "max_sweeps": MAX_SWEEPS}
 
 
-def improve_codes(X, U, alpha, V):
-    """Bring V to tolerance in place; the number of samples that missed it."""
-    tol = CODE_TOLERANCE[X.dtype.name]
-    U = np.asarray(U, dtype=np.float64)
-    return get_backend().encode(X, U, alpha, V, tol=tol, max_sweeps=MAX_SWEEPS)
+def zero_codes(X, n_components):
+    """Codes to start from: whatever X and the dictionary, they lead to the same result."""
+    kind = kind_of(X)
+    return kind.xp.zeros((X.shape[0], n_components), dtype=X.dtype, device=kind.device)
+
+
+def encode(backend, X, U, alpha):
+    """Codes of X on U to tolerance, from zero, and the `Coding`."""
+    V = zero_codes(X, U.shape[0])
+    return V, improve_codes(backend, X, U, alpha, V)
+
+
+def improve_codes(backend, X, U, alpha, V):
+    """Bring V to tolerance in place; the `Coding`."""
+    with np.errstate(invalid="ignore", over="ignore"):  # entries that are not finite: see below
+        return backend.encode(X, as_float64(U), float(alpha), V, **exactly(X))
+
+
+def joined(codings):
+    """The `Coding` of all samples from those of parts of them."""
+    n_unconverged, n_active, violations = zip(*codings, strict=True)
+    return Coding(sum(n_unconverged), sum(n_active), float(np.max(violations)))
 
 
 def unconverged_message(n_unconverged, n_samples):
@@ -35,7 +57,32 @@ def unconverged_message(n_unconverged, n_samples):
     )
 
 
-def sparse_encode_nonneg(X, components, *, alpha=1.0):
+def raise_not_finite(X, estimator_name=None):
+    """Raise scikit-learn's error for the entries of X that are not finite.
+
+    Called once the codes (NaN) show that there are some, which saves a pass over X that looks for
+    them.
+    """
+    xp = kind_of(X).xp
+    rows = ~xp.all(xp.isfinite(X), axis=1)
+    with config_context(assume_finite=False):
+        assert_all_finite(to_numpy(X[rows]), estimator_name=estimator_name, input_name="X")
+    raise ValueError(
+        f"X is too large for its precision, {X.dtype}: sums of its products overflow. Divide X by "
+        "a constant (and an absolute alpha by its square), or use float64."
+    )
+
+
+@validate_params(
+    {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "backend": [StrOptions(BACKENDS)],
+        "device": [str, None],
+        "n_jobs": [Integral, None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def sparse_encode_nonneg(X, components, *, alpha=1.0, backend="auto", device=None, n_jobs=None):
     """Non-negative sparse codes of X on a fixed dictionary.
 
     Solves ``min_v 1/2 ||x - v U||^2 + alpha * sum(v)`` over ``v >= 0`` for every row x of X: a
@@ -45,17 +92,24 @@ def sparse_encode_nonneg(X, components, *, alpha=1.0):
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        float32 and float64 are kept, other types become float64.
+        NumPy's, or tensors of torch, CuPy arrays ... float32 and float64 are kept, float16 and
+        bfloat16 become float32, other types float64.
     components : array-like of shape (n_components, n_features)
-        Dictionary, one atom per row, of any norm.
+        Dictionary, one atom per row, of any norm; of the same library and device as X.
     alpha : float, default=1.0
         Penalty on the sum of the codes; 0 gives non-negative least squares.
+    backend : {"auto", "numba", "torch", "cupy"}, default="auto"
+        What to compute with; "auto" goes by where X is (see `SemiNMFConcepts`).
+    device : str, default=None
+        Where "torch" or "cupy" put an X that is in host memory, such as "cuda:1".
+    n_jobs : int, default=None
+        Threads on the CPU; None is 1, -1 is all.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_components)
-        The codes, in the dtype of X. Their relative KKT violation is at most 1e-8 in float64 and
-        1e-5 in float32; where that cannot be reached there is a ConvergenceWarning.
+    array of shape (n_samples, n_components)
+        The codes, of the kind and precision of X. Their relative KKT violation is at most 1e-8 in
+        float64 and 1e-5 in float32; where that cannot be reached there is a ConvergenceWarning.
 
     Examples
     --------
@@ -63,16 +117,25 @@ def sparse_encode_nonneg(X, components, *, alpha=1.0):
     >>> sparse_encode_nonneg([[3.0, -2.0]], [[1.0, 0.0], [0.0, 1.0]], alpha=0.5)
     array([[2.5, 0. ]])
     """
-    X = check_array(X, dtype=[np.float64, np.float32], order="C", input_name="X")
-    components = check_array(components, dtype=np.float64, order="C", input_name="components")
+    kind = kind_of(X)
+    if kind_of(components) != kind:
+        raise ValueError(
+            f"components must be of the same library and device as X, {kind}; "
+            f"got {kind_of(components)}."
+        )
+    X = validated(partial(check_array, input_name="X"), X, finite=False)
+    components = validated(partial(check_array, input_name="components"), components)
     if components.shape[1] != X.shape[1]:
         raise ValueError(
             f"components must have as many columns as X, {X.shape[1]}; got {components.shape[1]}."
         )
-    if not (isinstance(alpha, Real) and 0 <= alpha < np.inf):
-        raise ValueError(f"alpha must be a finite number >= 0; got {alpha!r}.")
-    V, n_unconverged = encode(X, components, alpha)
-    if n_unconverged:
-        message = unconverged_message(n_unconverged, X.shape[0])
+    place = choose_place(kind, backend, device)
+    machine = get_backend(place.backend, n_jobs=n_jobs, xp=place.kind.xp)
+    U = as_float64(move(components, place.kind))
+    V, coding = encode(machine, move(X, place.kind), U, alpha)
+    if isnan(coding.violation):
+        raise_not_finite(X)
+    if coding.n_unconverged:
+        message = unconverged_message(coding.n_unconverged, X.shape[0])
         warnings.warn(f"sparse_encode_nonneg: {message}.", ConvergenceWarning, stacklevel=2)
-    return V
+    return move(V, kind)

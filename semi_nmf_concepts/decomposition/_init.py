@@ -1,12 +1,15 @@
 """Starting dictionaries. Every function returns K rows of unit norm (float64)."""
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 
+from ._arrays import as_float64, kind_of, like, to_numpy
 from ._objective import row_norms
 
-#: Up to this many rows or columns the exact SVD is as quick as the randomised one.
+#: Up to this many rows or columns the exact SVD is as quick as the iterative one, which takes so
+#: many vectors more than are wanted and so many steps.
 _EXACT_SVD_SIZE = 500
+_SPARE_VECTORS = 10
+_SUBSPACE_STEPS = 7
 
 
 def initial_dictionary(X, n_components, init, random_state):
@@ -14,7 +17,7 @@ def initial_dictionary(X, n_components, init, random_state):
     U = INITS[init](X, n_components, random_state)
     missing = n_components - U.shape[0]
     if missing > 0:  # fewer directions in the data than atoms asked for
-        U = np.vstack([U, random_rows(X, missing, random_state)])
+        U = kind_of(X).xp.concat([U, random_rows(X, missing, random_state)])
     return U
 
 
@@ -23,18 +26,32 @@ def singular_vectors(X, n_components, random_state):
 
     At most rank(X) of them: the rest would be noise.
     """
+    xp = kind_of(X).xp
     n_wanted = min(n_components, *X.shape)
     if min(X.shape) <= _EXACT_SVD_SIZE:
-        _, s, Vt = np.linalg.svd(np.asarray(X, dtype=np.float64), full_matrices=False)
+        _, s, atoms = xp.linalg.svd(as_float64(X), full_matrices=False)
     else:
-        _, s, Vt = randomized_svd(X, n_wanted, random_state=random_state)
-    resolution = s[0] * max(X.shape) * np.finfo(X.dtype).eps
-    n_kept = min(n_wanted, int(np.sum(s > resolution)))
-    atoms = np.asarray(Vt[:n_kept], dtype=np.float64)
-    scores = X @ atoms.T.astype(X.dtype)
-    positive = np.sum(np.maximum(scores, 0.0) ** 2, axis=0)
-    negative = np.sum(np.minimum(scores, 0.0) ** 2, axis=0)
-    return np.where((negative > positive)[:, None], -atoms, atoms)
+        s, atoms = _leading_singular_vectors(X, n_wanted, random_state)
+    resolution = s[0] * max(X.shape) * xp.finfo(X.dtype).eps
+    n_kept = min(n_wanted, int((s > resolution).sum()))
+    atoms = atoms[:n_kept]
+    scores = X @ xp.astype(atoms, X.dtype).T
+    positive = (xp.clip(scores, 0.0, None) ** 2).sum(axis=0)
+    negative = (xp.clip(scores, None, 0.0) ** 2).sum(axis=0)
+    return xp.where((negative > positive)[:, None], -atoms, atoms)
+
+
+def _leading_singular_vectors(X, n_vectors, random_state):
+    """Leading singular values and right singular vectors, float64, by subspace iteration."""
+    xp = kind_of(X).xp
+    n_columns = min(n_vectors + _SPARE_VECTORS, *X.shape)
+    start = random_state.standard_normal((X.shape[1], n_columns))
+    Q = xp.astype(like(start, X), X.dtype)
+    for _ in range(_SUBSPACE_STEPS):
+        Q, _ = xp.linalg.qr(X @ Q)
+        Q, _ = xp.linalg.qr(X.T @ Q)
+    _, s, rotation = xp.linalg.svd(as_float64(X @ Q), full_matrices=False)
+    return s, rotation @ as_float64(Q).T
 
 
 def random_rows(X, n_components, random_state):
@@ -42,12 +59,14 @@ def random_rows(X, n_components, random_state):
 
     Rows of zeros, and draws beyond the number of rows, become random directions.
     """
-    n_rows = min(n_components, X.shape[0])
-    atoms = random_state.standard_normal((n_components, X.shape[1]))
-    rows = np.asarray(X[random_state.permutation(X.shape[0])[:n_rows]], dtype=np.float64)
-    nonzero = row_norms(rows) > 0.0
-    atoms[:n_rows][nonzero] = rows[nonzero]
-    return _normalised(atoms)
+    rows = random_state.permutation(X.shape[0])[:n_components]
+    atoms = like(np.zeros((n_components, X.shape[1])), X)
+    atoms[: len(rows)] = as_float64(X[like(rows, X)])
+    empty = np.flatnonzero(to_numpy(_norms(atoms)) == 0.0)
+    if empty.size:
+        directions = random_state.standard_normal((empty.size, X.shape[1]))
+        atoms[like(empty, X)] = like(directions, X)
+    return atoms / _norms(atoms)[:, None]
 
 
 def spread_rows(X, n_components, random_state):
@@ -56,26 +75,35 @@ def spread_rows(X, n_components, random_state):
     The k-means++ idea for directions: the energy of a row that the atoms so far explain is the
     largest squared positive score that it has on one of them.
     """
+    xp = kind_of(X).xp
     norms = row_norms(X)
     energy = norms**2
-    explained = np.zeros_like(energy)
+    explained = xp.zeros_like(energy)
     atoms = []
     while len(atoms) < n_components:
-        left = np.maximum(energy - explained, 0.0)
-        left[left <= 1e-10 * energy] = 0.0
-        if not left.sum() > 0.0:
+        left = xp.clip(energy - explained, 0.0, None)
+        left = xp.where(left > 1e-10 * energy, left, 0.0)
+        total = float(left.sum())
+        if not total > 0.0:
             break
-        row = random_state.choice(X.shape[0], p=left / left.sum())
-        atom = np.asarray(X[row], dtype=np.float64) / norms[row]
+        row = _draw(left, random_state)
+        atom = as_float64(X[row]) / norms[row]
         atoms.append(atom)
-        scores = np.maximum(X @ atom.astype(X.dtype), 0.0).astype(np.float64)
-        explained = np.maximum(explained, scores**2)
-    return np.array(atoms).reshape(-1, X.shape[1])
+        scores = as_float64(xp.clip(X @ xp.astype(atom, X.dtype), 0.0, None))
+        explained = xp.maximum(explained, scores**2)
+    return xp.stack(atoms) if atoms else like(np.empty((0, X.shape[1])), X)
 
 
-def _normalised(atoms):
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return atoms / np.where(norms > 0.0, norms, 1.0)
+def _draw(weights, random_state):
+    """An index drawn with probabilities proportional to the weights."""
+    xp = kind_of(weights).xp
+    bounds = xp.cumulative_sum(weights)
+    row = int((bounds <= random_state.random_sample() * bounds[-1]).sum())
+    return min(row, weights.shape[0] - 1)
+
+
+def _norms(rows):
+    return kind_of(rows).xp.linalg.vector_norm(rows, axis=1)
 
 
 INITS = {"svd": singular_vectors, "k-means++": spread_rows, "random": random_rows}

@@ -11,11 +11,11 @@ Notation, used throughout this sub-package (rows are samples)::
 
     F(U, V) = 1/2 ||X - V U||_F^2 + alpha * sum(V)
 
-Everything here is plain NumPy in float64 and written to be read and trusted; the solvers are
-tested against these functions.
+Everything here is written to be read and trusted, in float64 and for arrays of any library; the
+solvers are tested against these functions.
 """
 
-import numpy as np
+from ._arrays import as_float64, kind_of
 
 #: Rows handled at a time where a float64 copy or a residual is formed.
 _BLOCK_ROWS = 1024
@@ -28,17 +28,19 @@ def row_blocks(n_rows, size=_BLOCK_ROWS):
 
 def squared_error(X, V, U):
     """``||X - V U||_F^2`` accumulated in float64, a block of rows at a time."""
+    xp = kind_of(X).xp
     total = 0.0
-    U = np.asarray(U, dtype=np.float64)
+    U = as_float64(U)
     for rows in row_blocks(X.shape[0]):
-        residual = X[rows] - np.asarray(V[rows], dtype=np.float64) @ U
-        total += float(np.vdot(residual, residual))
+        residual = as_float64(X[rows]) - as_float64(V[rows]) @ U
+        total += float(xp.sum(residual * residual))
     return total
 
 
 def objective(X, V, U, alpha):
     """``F(U, V) = 1/2 ||X - V U||_F^2 + alpha * sum(V)`` (V is taken to be non-negative)."""
-    return 0.5 * squared_error(X, V, U) + alpha * float(np.sum(V, dtype=np.float64))
+    xp = kind_of(V).xp
+    return 0.5 * squared_error(X, V, U) + alpha * float(xp.sum(V, dtype=xp.float64))
 
 
 def objective_from_statistics(squared_norm_X, sum_V, A, B, U, alpha):
@@ -46,15 +48,17 @@ def objective_from_statistics(squared_norm_X, sum_V, A, B, U, alpha):
 
     It subtracts large numbers, so it is accurate relative to ``||X||^2``, not to F.
     """
-    U = np.asarray(U, dtype=np.float64)
-    error = squared_norm_X - 2.0 * float(np.vdot(B, U)) + float(np.vdot(A, U @ U.T))
+    xp = kind_of(U).xp
+    U = as_float64(U)
+    error = squared_norm_X - 2.0 * float(xp.sum(B * U)) + float(xp.sum(A * (U @ U.T)))
     return 0.5 * max(error, 0.0) + alpha * sum_V
 
 
 def project_atoms(U):
     """Euclidean projection of every row of U onto the unit ball."""
-    norms = np.linalg.norm(U, axis=1, keepdims=True)
-    return U / np.maximum(norms, 1.0)
+    xp = kind_of(U).xp
+    norms = xp.linalg.vector_norm(U, axis=1, keepdims=True)
+    return U / xp.clip(norms, min=1.0)
 
 
 def alpha_max(X, U):
@@ -63,7 +67,7 @@ def alpha_max(X, U):
     At ``V = 0`` the gradient with respect to ``v_ik`` is ``alpha - x_i . u_k``; zero codes are
     optimal exactly when none of these is negative.
     """
-    return max(float(np.max(X @ U.T, initial=0.0)), 0.0)
+    return max(float(kind_of(X).xp.max(X @ U.T)), 0.0)
 
 
 def kkt_violation(X, V, U, alpha):
@@ -74,29 +78,31 @@ def kkt_violation(X, V, U, alpha):
     entry of this projected gradient is divided by ``max_k |x_i . u_k|`` (a sample for which
     that is 0 counts as 0), so the figure does not depend on the scale of X.
     """
-    U = np.asarray(U, dtype=np.float64)
+    xp = kind_of(X).xp
+    U = as_float64(U)
     G = U @ U.T
     worst = 0.0
     for rows in row_blocks(X.shape[0]):
-        V_rows = np.asarray(V[rows], dtype=np.float64)
-        C = np.asarray(X[rows], dtype=np.float64) @ U.T
+        V_rows = as_float64(V[rows])
+        C = as_float64(X[rows]) @ U.T
         gradient = V_rows @ G - C + alpha
-        projected = np.where(V_rows > 0.0, gradient, np.minimum(gradient, 0.0))
-        largest = np.max(np.abs(projected), axis=1, initial=0.0)
-        scale = np.max(np.abs(C), axis=1, initial=0.0)
-        relative = np.divide(largest, scale, out=np.zeros_like(largest), where=scale > 0.0)
-        worst = max(worst, float(np.max(relative, initial=0.0)))
+        projected = xp.where(V_rows > 0.0, gradient, xp.clip(gradient, max=0.0))
+        largest = xp.max(xp.abs(projected), axis=1)
+        scale = xp.max(xp.abs(C), axis=1)
+        relative = xp.where(scale > 0.0, largest / xp.where(scale > 0.0, scale, 1.0), 0.0)
+        worst = max(worst, float(xp.max(relative)))
     return worst
 
 
 def row_norms(X):
     """Euclidean norms of the rows of X in float64."""
-    norms = np.empty(X.shape[0])
-    for rows in row_blocks(X.shape[0]):
-        norms[rows] = np.linalg.norm(np.asarray(X[rows], dtype=np.float64), axis=1)
-    return norms
+    xp = kind_of(X).xp
+    return xp.concat(
+        [xp.linalg.vector_norm(as_float64(X[rows]), axis=1) for rows in row_blocks(X.shape[0])]
+    )
 
 
 def mean_active(V):
     """Mean number of active (positive) atoms per sample."""
-    return float(np.count_nonzero(V)) / max(V.shape[0], 1)
+    xp = kind_of(V).xp
+    return float(xp.sum(xp.astype(V > 0, xp.int64))) / max(V.shape[0], 1)

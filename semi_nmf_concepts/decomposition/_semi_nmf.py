@@ -1,7 +1,9 @@
 """The estimator: validation and bookkeeping around the solver."""
 
 import warnings
+from math import isnan
 from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -11,14 +13,32 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._alpha_search import TOLERANCE as N_ACTIVE_TOLERANCE
-from ._alpha_search import search_alpha
+from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, working
 from ._base import Decomposer, check_codes
-from ._encode import encode, improve_codes, unconverged_message
-from ._init import INITS, initial_dictionary
-from ._objective import kkt_violation, mean_active, row_norms, squared_error
-from ._preprocessing import AffineMap
+from ._encode import (
+    encode,
+    exactly,
+    improve_codes,
+    joined,
+    raise_not_finite,
+    unconverged_message,
+    zero_codes,
+)
+from ._init import INITS
+from ._objective import objective_from_statistics, project_atoms, squared_error
+from ._online import mini_batches, online_step, sums_to_continue
+from ._preprocessing import AffineMap, rank_up_to
 from ._progress import progress_bar
-from ._solvers import fit_dictionary, get_backend
+from ._solvers import get_backend, share_kept
+from ._training import Trainer
+
+#: Atoms count as sorted where no total activation exceeds the one before by more than this share
+#: of the largest; passes that bring them in order.
+_SORTED = 1e-6
+_MAX_SORTS = 3
+#: The squared error follows from sums, unless it is so small a share of them that their rounding
+#: would show.
+_SMALL_ERROR = {"float32": 0.01, "float64": 1e-6}
 
 
 class SemiNMFConcepts(Decomposer):
@@ -34,10 +54,11 @@ class SemiNMFConcepts(Decomposer):
 
     1. `center` or `whiten` may first map X to another space, in which F is then minimised.
     2. A starting dictionary comes from `init`.
-    3. A warm-up (a rising penalty; with more than about two thousand samples, online epochs) and
-       then batch iterations with extrapolation bring F down; it never increases from one batch
-       iteration to the next. Unused atoms are reseeded from badly explained samples. At the end,
-       growing and pruning the dictionary and swapping atoms lead out of poor local minima.
+    3. Online steps on mini-batches make it fit the data roughly; adding atoms and dropping those
+       that cost least to do without leads out of poor local minima; batch iterations with
+       extrapolation bring F down and never raise it. Unused atoms are reseeded from badly
+       explained samples. Wide data are projected on their leading directions for all but the last
+       iterations.
     4. `n_active`, if set, finds the alpha at which that many atoms are active on average.
     5. Atoms are sorted by total activation and the codes computed to tolerance.
 
@@ -62,22 +83,41 @@ class SemiNMFConcepts(Decomposer):
         scaled to unit variance; F is minimised there. `dictionary_` then lives in these r
         dimensions and carries the norm bound; `components_` are its rows as directions of the
         input space. Implies `center`.
-    init : {"random", "k-means++", "svd"} or array-like of shape (n_components, n_features), \
-default="random"
-        "random": samples drawn at random, each scaled to norm 1. "k-means++": samples drawn one
-        after the other with probability proportional to the energy not explained yet. "svd": right
-        singular vectors with the sign of their larger positive part; does not depend on chance.
-        "random" ended lowest on the whole on the hidden states of the bundled model, where "svd"
-        ended 0.3 to 0.7% higher (median over ten draws of 500 samples). An array holds
+    init : {"grow", "random", "k-means++", "svd"} or array-like of shape (n_components, \
+n_features), default="grow"
+        "grow": from the direction of the mean, atoms are added for what mini-batches show is
+        explained worst. "random": samples drawn at random, each scaled to norm 1. "k-means++":
+        samples drawn one after the other with probability proportional to the energy not explained
+        yet. "svd": right singular vectors with the sign of their larger positive part; does not
+        depend on chance. "grow" is fastest and ends lowest where codes are sparse. An array holds
         directions in the input space; rows longer than 1 are shortened.
     n_init : int, default=1
         Number of starts; the lowest objective wins. The first one uses `init`, the others
         "k-means++" where `init` is "svd" (which would repeat itself). With an array or a warm
         start there is one start.
     max_iter : int, default=1000
-        Bound on the batch iterations of one start after its warm-up; a hundred are typical.
+        Bound on the batch iterations of one start after its warm-up; some tens are typical.
     tol : float, default=1e-6
-        The iterations end when F decreases by at most ``tol * F`` three times in a row.
+        The iterations end when F decreases by at most ``tol * F`` twice in a row.
+    forgetting : float, default=None
+        Factor in (0, 1] by which, at every online step (in the warm-up and in `partial_fit`), the
+        sums over earlier mini-batches shrink; about the last ``1 / (1 - forgetting)`` of them then
+        count. None: ``t / (t + 3)`` at step t, so that later steps weigh more, as their codes are
+        better, and the dictionary still comes to rest. Choose a number for a stream that changes;
+        1 forgets nothing.
+    backend : {"auto", "numba", "torch", "cupy"}, default="auto"
+        What to compute with. "auto": arrays on a GPU stay there ("torch" for its tensors, "cupy"
+        for CuPy's arrays), all others run on compiled kernels on the CPU ("numba"). "torch" and
+        "cupy" take arrays in host memory, too: they move them to `device` and the results back.
+    device : str, default=None
+        Where "torch" or "cupy" put arrays in host memory, such as "cuda:1"; with any but "cpu",
+        "auto" is "torch" for them. None: "cuda", or "cpu" where torch sees none. Arrays on a GPU
+        stay where they are; naming another device is an error.
+    batch_size : int, default=None
+        Samples per online step. None: some hundred in the warm-up, all of X in `partial_fit`.
+    n_jobs : int, default=None
+        Threads of "numba", over blocks of samples. None is 1 (or what `joblib.parallel_config`
+        says), -1 is all. Results agree up to rounding.
     warm_start : bool, default=False
         Start from the `components_` of the previous fit, if there was one.
     random_state : int, RandomState instance or None, default=None
@@ -92,12 +132,12 @@ default="random"
     dictionary_ : ndarray of shape (n_components, n_features) or (n_components, r)
         Atoms in the space of the factorisation, of norm at most 1; `components_` without `whiten`.
     n_iter_ : int
-        Batch iterations of the start that won.
+        Batch iterations of the start that won, plus online steps of `partial_fit`.
     objective_ : float
         F at `dictionary_` and the codes of the training data.
     objective_history_ : ndarray of shape (n_iter_ + 1,)
         Lowest F up to each batch iteration of the start that won, then that of the final codes.
-        Non-increasing.
+        Non-increasing. Not after `partial_fit`.
     reconstruction_err_ : float
         ``||X - V U||_F`` in the space of the factorisation.
     kkt_violation_ : float
@@ -109,6 +149,11 @@ default="random"
         Mean number of active atoms per training sample.
     n_dead_ : int
         Number of atoms that no training sample activates.
+    codes_gram_ : ndarray of shape (n_components, n_components)
+        ``V^T V`` over the training samples: how much two atoms are active together. `partial_fit`
+        goes on from it (and makes it a sum that forgets).
+    n_samples_seen_ : int
+        Number of training samples, over all calls of `partial_fit`.
     mean_ : ndarray of shape (n_features,)
         Mean of the training data (also where it is not subtracted).
     offset_ : ndarray of shape (n_features,)
@@ -118,6 +163,12 @@ default="random"
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Defined only where X has feature names that are all strings.
+
+    Notes
+    -----
+    Codes and fitted arrays are of the kind of X: arrays of NumPy, tensors of torch or arrays of
+    CuPy on the device of X, whether or not scikit-learn's array API dispatch is on. Tensors in host
+    memory share it with what is computed on; those on a GPU never pass through the host.
 
     References
     ----------
@@ -146,10 +197,15 @@ default="random"
         "n_active": [Interval(Real, 0, None, closed="neither"), None],
         "center": ["boolean"],
         "whiten": [Interval(Integral, 1, None, closed="left"), None],
-        "init": [StrOptions(set(INITS)), "array-like"],
+        "init": [StrOptions({*INITS, "grow"}), "array-like"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "forgetting": [Interval(Real, 0, 1, closed="right"), None],
+        "backend": [StrOptions(BACKENDS)],
+        "device": [str, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "n_jobs": [Integral, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -164,10 +220,15 @@ default="random"
         n_active=None,
         center=False,
         whiten=None,
-        init="random",
+        init="grow",
         n_init=1,
         max_iter=1000,
         tol=1e-6,
+        forgetting=None,
+        backend="auto",
+        device=None,
+        batch_size=None,
+        n_jobs=None,
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -182,6 +243,11 @@ default="random"
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.forgetting = forgetting
+        self.backend = backend
+        self.device = device
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -193,7 +259,8 @@ default="random"
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            float32 and float64 are kept; float16 becomes float32, other types float64.
+            NumPy's, or tensors of torch, CuPy arrays ... float32 and float64 are kept, float16 and
+            bfloat16 become float32, other types float64.
         y : ignored
 
         Returns
@@ -214,73 +281,304 @@ default="random"
 
         Returns
         -------
-        ndarray of shape (n_samples, n_components)
+        array of shape (n_samples, n_components)
+            Of the kind and precision of X.
         """
         return self._fit(X)
 
-    def _fit(self, X):
-        X = self._validate(X, reset=True)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Go on learning from further samples, without another look at those before.
+
+        X is split into mini-batches of `batch_size` (None: X is one). Each is coded on the current
+        dictionary, its sums ``V^T V`` and ``V^T X`` are added to those of the mini-batches before,
+        which shrink (`forgetting`), and the dictionary improves for the sums. Atoms
+        that are in no use take the direction of badly explained samples.
+
+        The first call chooses, from its X, what then stays: the mean and whitening, and `alpha_`
+        (from the median row norm or for `n_active`). It starts from a short fit of its X, or from
+        the dictionary that `init` gives; so let the first X be one of some hundred samples or more.
+        After `fit`, learning goes on from what it found. Atoms are not sorted. `objective_`,
+        `n_active_` and what else describes codes is about the last mini-batch, coded on the final
+        dictionary.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Of the same kind as at the first call.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        is_first = not hasattr(self, "components_")
+        random_state = check_random_state(self.random_state) if is_first else None
+        data = self._open(X, "partial_fit", random_state)
+        if is_first:
+            U, self.alpha_ = self._trainer(data, random_state).first_guess()
+            self._set_map(data)
+            A = B = None
+            self.n_iter_ = self.n_samples_seen_ = 0
+        else:
+            self._check_n_components()
+            kept = (self.dictionary_, self.codes_gram_, getattr(self, "_codes_data", None))
+            U, A, B = (None if array is None else move(array, data.place) for array in kept)
+        U = project_atoms(as_float64(U))  # a copy
+        A, B = sums_to_continue(A, B, U)
+        for rows in mini_batches(data.X.shape[0], self.batch_size):
+            batch = data.X[rows]
+            kept = share_kept(self.forgetting, self.n_iter_)
+            online_step(data.backend, batch, U, self.alpha_, A, B, kept)
+            self.n_iter_ += 1
+        self.n_samples_seen_ += data.X.shape[0]
+        U = self._set_dictionary(data, U)
+        self._set_fitted(data.kind, codes_gram_=A, _codes_data=B)
+        vars(self).pop("objective_history_", None)  # that of an earlier fit
+        V, statistics = _coded_from_zero(data.backend, batch, U, self.alpha_)
+        self._describe(batch, data.row_norms[rows], U, V, statistics)
+        self._warn_of_codes(statistics.coding, batch.shape[0])
+        return self
+
+    def transform(self, X):
+        """Codes of X on the dictionary.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Of the same kind, library and device, as the data of `fit`.
+
+        Returns
+        -------
+        array of shape (n_samples, n_components)
+            ``argmin_{v >= 0} 1/2 ||x - v U||^2 + alpha_ * sum(v)`` for every (mapped) row x, of the
+            kind and precision of X.
+        """
+        check_is_fitted(self, "components_")
+        X, kind = self._validate(X, method="transform", finite=False)
+        place, backend = self._place(kind)
+        V, coding = self._encode(backend, move(X, place))
+        if isnan(coding.violation):
+            raise_not_finite(X, type(self).__name__)
+        self._warn_of_codes(coding, X.shape[0])
+        return move(V, kind)
+
+    def inverse_transform(self, V):
+        """Samples that the codes V stand for: ``V @ components_ + offset_``.
+
+        Parameters
+        ----------
+        V : array-like of shape (n_samples, n_components)
+            Of the same kind as the data of `fit`.
+
+        Returns
+        -------
+        array of shape (n_samples, n_features)
+        """
+        check_is_fitted(self, "components_")
+        V, kind = check_codes(self, V, method="inverse_transform")
+        return move(self._reconstruct(V), kind)
+
+    # What fit and partial_fit consist of ---------------------------------------------------------
+
+    def _fit(self, X, observer=None):
+        """`fit`; returns the codes. `observer` is handed to `fit_dictionary`."""
         random_state = check_random_state(self.random_state)
-        given = self._given_start()
-        self.mean_ = np.mean(X, axis=0, dtype=np.float64)
-        map_ = AffineMap.fit(
-            X, self.mean_, center=self.center, whiten=self.whiten, random_state=random_state
-        )
-        self.offset_ = map_.offset
-        self.whitening_scale_, self.whitening_axes_ = map_.scale, map_.axes
-        _warn_of_too_many_atoms(X, map_.offset, self.n_components, random_state)
-        X = map_.to_factorised(X)
-        if given is not None:
-            given = map_.directions_to_factorised(given)
-        with progress_bar(type(self).__name__, X, shown=self.verbose) as callback:
-            trainer = _Trainer(self, X, given, random_state, callback)
+        data = self._open(X, "fit", random_state)
+        with progress_bar(type(self).__name__, data.X, shown=self.verbose) as callback:
+            trainer = self._trainer(data, random_state, callback=callback, observer=observer)
             fit, self.alpha_ = trainer.run()
-        return self._finish(X, fit, map_)
+        return self._finish(data, fit)
+
+    def _open(self, X, method, random_state):
+        """Validate X, look at it, and map it to where F is minimised.
+
+        The map is learned from X where there is a `random_state`, and else the one learned before.
+        """
+        X, kind = self._validate(X, method=method, reset=random_state is not None, finite=False)
+        place, backend = self._place(kind)
+        X = move(X, place)
+        sums, norms = self._moments(backend, X)
+        mean = sums / X.shape[0]
+        if random_state is None:
+            map_ = self._map.at(place)
+        else:
+            map_ = AffineMap.fit(
+                X, mean, center=self.center, whiten=self.whiten, random_state=random_state
+            )
+        if method == "fit":
+            self._warn_of_too_many_atoms(X, map_.offset, random_state)
+        if not map_.is_identity:
+            X = map_.to_factorised(X)
+            _, norms = backend.moments(X)
+        return _Data(kind, place, backend, mean, map_, X, norms)
+
+    def _place(self, kind):
+        """Where to compute for data of this kind, as the kind of array to use, and the backend."""
+        place = choose_place(kind, self.backend, self.device)
+        return place.kind, get_backend(place.backend, n_jobs=self.n_jobs, xp=place.kind.xp)
+
+    def _moments(self, backend, X):
+        """Column sums and row norms of X, which has to be finite."""
+        sums, norms = backend.moments(X)
+        with np.errstate(over="ignore"):
+            squared_norm = float((norms * norms).sum())
+        # Not only NaN: with sums of products as large as this, the solver could overflow.
+        if not squared_norm <= 0.01 * float(backend.xp.finfo(X.dtype).max):
+            raise_not_finite(X, type(self).__name__)
+        return sums, norms
+
+    def _trainer(self, data, random_state, **options):
+        given = self._given_start()
+        if given is not None:
+            given = data.map_.directions_to_factorised(move(given, data.place))
+        return Trainer(self, data.backend, data.X, data.row_norms, given, random_state, **options)
 
     def _given_start(self):
         """Directions of the input space to start from, or None where `init` is a name."""
         if self.warm_start and hasattr(self, "components_"):
             given, name = self.components_, "components_ of the previous fit (warm_start)"
         elif not isinstance(self.init, str):
-            given, name = check_array(self.init, dtype=np.float64, input_name="init"), "init"
+            given, name = self.init, "init"
         else:
             return None
+        given = check_array(to_numpy(given), dtype=np.float64, input_name=name)
         expected = (self.n_components, self.n_features_in_)
         if given.shape != expected:
             raise ValueError(
                 f"{name} must have shape (n_components, n_features) = {expected}; "
                 f"got {given.shape}."
             )
-        return np.asarray(given, dtype=np.float64)
+        return given
 
-    def _finish(self, X, fit, map_):
+    def _finish(self, data, fit):
         """Sort the atoms, compute the final codes, set the attributes; returns the codes."""
-        improve_codes(X, fit.U, self.alpha_, fit.V)
-        order = np.argsort(-fit.V.sum(axis=0, dtype=np.float64), kind="stable")
-        self.dictionary_ = fit.U[order].astype(X.dtype)
-        self.components_ = map_.directions_to_input(fit.U[order]).astype(X.dtype)
-        # From zero, as transform does: the same codes even where they are not unique.
-        V, n_unconverged = encode(X, self.dictionary_, self.alpha_)
-        error = squared_error(X, V, self.dictionary_)
-        self.objective_ = 0.5 * error + self.alpha_ * float(V.sum(dtype=np.float64))
-        self.objective_history_ = np.minimum.accumulate([*fit.history, self.objective_])
-        self.n_iter_ = len(fit.history)
-        self.reconstruction_err_ = float(np.sqrt(error))
-        self.kkt_violation_ = kkt_violation(X, V, self.dictionary_, self.alpha_)
-        self.n_active_ = mean_active(V)
-        self.n_dead_ = int(np.sum(~np.any(V, axis=0)))
-        self._warn_of_result(X, fit, n_unconverged)
-        return V
+        vars(self).pop("_codes_data", None)  # of an earlier partial_fit
+        U, V, statistics = self._sorted_and_coded(data, fit)
+        self._set_map(data)
+        self._describe(data.X, data.row_norms, U, V, statistics)
+        history = np.minimum.accumulate([*fit.history, self.objective_])
+        self._set_fitted(
+            data.kind,
+            objective_history_=history,
+            codes_gram_=statistics.A,
+            n_iter_=len(fit.history),
+            n_samples_seen_=data.X.shape[0],
+        )
+        self._warn_of_result(fit, statistics.coding, data.row_norms)
+        return move(V, data.kind)
 
-    def _warn_of_result(self, X, fit, n_unconverged):
+    def _sorted_and_coded(self, data, fit):
+        """Dictionary with its atoms sorted by total activation, codes, and their statistics."""
+        xp = kind_of(data.X).xp
+        U, totals = fit.U, xp.sum(fit.V, axis=0, dtype=xp.float64)
+        for _ in range(_MAX_SORTS):  # the codes of the last iteration put most atoms in order
+            U = U[xp.argsort(-totals, stable=True)]
+            rounded = self._set_dictionary(data, U)
+            V, statistics = _coded_from_zero(data.backend, data.X, rounded, self.alpha_)
+            totals = xp.sum(V, axis=0, dtype=xp.float64)
+            if not bool((totals[1:] - totals[:-1] > _SORTED * totals.max()).any()):
+                break
+        return rounded, V, statistics
+
+    def _set_map(self, data):
+        self._set_fitted(
+            data.kind,
+            mean_=data.mean,
+            offset_=data.map_.offset,
+            whitening_scale_=data.map_.scale,
+            whitening_axes_=data.map_.axes,
+        )
+
+    def _set_dictionary(self, data, U):
+        """Keep U in the precision of X; returns it as `transform` will see it, in float64."""
+        xp, dtype = kind_of(U).xp, data.X.dtype
+        rounded = xp.astype(U, dtype)
+        components = xp.astype(data.map_.directions_to_input(U), dtype)
+        self._set_fitted(data.kind, dictionary_=rounded, components_=components)
+        return as_float64(rounded)
+
+    def _describe(self, X, row_norms, U, V, statistics):
+        """Set the attributes that say how well U and the codes V describe X."""
+        xp = kind_of(X).xp
+        A, B, sum_V, coding = statistics
+        squared_norm = float((row_norms * row_norms).sum())
+        error = 2.0 * objective_from_statistics(squared_norm, 0.0, A, B, U, 0.0)
+        terms = max(squared_norm, float(xp.abs(A * (U @ U.T)).sum()))
+        precision = "float32" if X.dtype == xp.float32 else "float64"
+        if error <= _SMALL_ERROR[precision] * terms:
+            error = squared_error(X, V, U)
+        self.objective_ = 0.5 * error + self.alpha_ * sum_V
+        self.reconstruction_err_ = error**0.5
+        self.kkt_violation_ = coding.violation
+        self.n_active_ = coding.n_active / X.shape[0]
+        self.n_dead_ = int((xp.linalg.diagonal(A) == 0.0).sum())
+
+    # The rest ------------------------------------------------------------------------------------
+
+    def _encode(self, backend, X):
+        """Codes of X, which is where the computation runs, and the `Coding`."""
+        place = kind_of(X)
+        map_ = self._map.at(place)
+        U = as_float64(move(self.dictionary_, place))
+        if map_.is_identity:
+            return encode(backend, X, U, self.alpha_)
+        V = zero_codes(X, U.shape[0])
+        codings = [
+            improve_codes(backend, map_.to_factorised(X[rows]), U, self.alpha_, V[rows])
+            for rows in map_.blocks(X)
+        ]
+        return V, joined(codings)
+
+    def _reconstruct(self, V):
+        xp = kind_of(V).xp
+        components, offset = (
+            xp.astype(working(array), V.dtype, copy=False)
+            for array in (self.components_, self.offset_)
+        )
+        return V @ components + offset
+
+    @property
+    def _map(self):
+        return AffineMap(self.offset_, self.whitening_scale_, self.whitening_axes_)
+
+    def __factorization_invariants__(self):
+        return ["general", "semi_nmf"]
+
+    def _check_n_components(self):
+        n_atoms = self.components_.shape[0]
+        if self.n_components != n_atoms:
+            raise ValueError(
+                f"n_components={self.n_components}, but partial_fit goes on from {n_atoms} "
+                "components. Set it back, or call fit to start again."
+            )
+
+    def _warn_of_too_many_atoms(self, X, offset, random_state):
+        """Warn where K exceeds the rank of X - offset."""
+        rank = rank_up_to(X, offset, self.n_components, random_state)
+        if rank < self.n_components:
+            warnings.warn(
+                f"n_components={self.n_components} exceeds the rank of the data, {rank} (X has "
+                f"shape {tuple(X.shape)}): some atoms may be redundant or unused. Use fewer "
+                "components or more samples.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _warn_of_codes(self, coding, n_samples):
+        if coding.n_unconverged:
+            message = unconverged_message(coding.n_unconverged, n_samples)
+            warnings.warn(f"{type(self).__name__}: {message}.", ConvergenceWarning, stacklevel=3)
+
+    def _warn_of_result(self, fit, coding, row_norms):
         problems = []
         if not fit.converged:
             problems.append(
                 f"the objective was still falling after max_iter={self.max_iter} iterations; "
                 "increase max_iter or tol"
             )
-        if n_unconverged:
-            problems.append(unconverged_message(n_unconverged, X.shape[0]))
+        if coding.n_unconverged:
+            problems.append(unconverged_message(coding.n_unconverged, row_norms.shape[0]))
         if problems:
             message = f"{type(self).__name__}: {'. Also, '.join(problems)}."
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
@@ -296,143 +594,29 @@ default="random"
         elif self.n_dead_ == self.n_components and self.alpha_ > 0:
             warnings.warn(
                 f"All codes are zero: alpha_={self.alpha_:.3g} is at least as large as the longest "
-                f"row of the data factorised ({row_norms(X).max():.3g}). Use a smaller alpha, "
+                f"row of the data factorised ({float(row_norms.max()):.3g}). Use a smaller alpha, "
                 "alpha_scale='relative' or n_active.",
                 UserWarning,
                 stacklevel=2,
             )
 
-    def transform(self, X):
-        """Codes of X on the dictionary.
 
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
+class _Data(NamedTuple):
+    """Samples to learn from."""
 
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            ``argmin_{v >= 0} 1/2 ||x - v U||^2 + alpha_ * sum(v)`` for every (mapped) row x.
-        """
-        check_is_fitted(self)
-        X = self._map.to_factorised(self._validate(X))
-        V, n_unconverged = encode(X, self.dictionary_, self.alpha_)
-        if n_unconverged:
-            message = unconverged_message(n_unconverged, X.shape[0])
-            warnings.warn(f"{type(self).__name__}: {message}.", ConvergenceWarning, stacklevel=2)
-        return V
-
-    def inverse_transform(self, V):
-        """Samples that the codes V stand for: ``V @ components_ + offset_``.
-
-        Parameters
-        ----------
-        V : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        V = check_codes(self, V)
-        return V @ self.components_.astype(V.dtype) + self.offset_.astype(V.dtype)
-
-    @property
-    def _map(self):
-        return AffineMap(self.offset_, self.whitening_scale_, self.whitening_axes_)
+    kind: Any  # of array that came
+    place: Any  # kind of array that is computed with
+    backend: Any
+    mean: Any  # of the samples as they came, (n_features,), float64
+    map_: AffineMap
+    X: Any  # in the space of the factorisation
+    row_norms: Any  # of that X
 
 
-class _Trainer:
-    """Starts, restarts and the search for alpha, for one call of fit."""
+def _coded_from_zero(backend, X, U, alpha):
+    """Codes to tolerance from zero, as transform computes them, and their statistics.
 
-    def __init__(self, estimator, X, given, random_state, callback):
-        self.estimator = estimator
-        self.X = X
-        self.given = given
-        self.random_state = random_state
-        self.options = {
-            "max_iter": estimator.max_iter,
-            "tol": estimator.tol,
-            "random_state": random_state,
-            "callback": callback,
-        }
-        self.backend = get_backend()
-
-    def run(self):
-        """The best fit and its alpha."""
-        estimator = self.estimator
-        U = self.given if self.given is not None else self._start(estimator.init)
-        if estimator.n_active is None:
-            alpha = self._fixed_alpha()
-            return self._best_start(self._fit(U, alpha, warm_up=self.given is None), alpha), alpha
-        fit, alpha = self._fit_n_active(U, None)
-        best = self._best_start(fit, alpha)
-        return (fit, alpha) if best is fit else self._fit_n_active(best.U, alpha)
-
-    def _fixed_alpha(self):
-        if self.estimator.alpha_scale == "absolute":
-            return float(self.estimator.alpha)
-        return float(self.estimator.alpha) * (float(np.median(row_norms(self.X))) or 1.0)
-
-    def _start(self, init):
-        return initial_dictionary(self.X, self.estimator.n_components, init, self.random_state)
-
-    def _fit(self, U, alpha, **options):
-        return fit_dictionary(self.backend, self.X, U, alpha, **self.options, **options)
-
-    def _best_start(self, fit, alpha):
-        """The best of `fit` and of the further starts that n_init asks for."""
-        if self.given is not None:
-            return fit
-        init = self.estimator.init
-        for _ in range(self.estimator.n_init - 1):
-            other = self._fit(self._start("k-means++" if init == "svd" else init), alpha)
-            if other.history[-1] < fit.history[-1]:
-                fit = other
-        return fit
-
-    def _fit_n_active(self, U, alpha):
-        """The fit with `n_active` active atoms and its alpha, from U and a first guess of alpha."""
-        target = self.estimator.n_active
-        upper = float(row_norms(self.X).max(initial=0.0))
-        if upper == 0.0:
-            return self._fit(U, 0.0), 0.0
-        fit, alpha = self._search(U, alpha, upper, warm_up=alpha is None and self.given is None)
-        moved = self._fit(fit.U, alpha, warm_up=False)
-        if abs(self._n_active(moved, alpha) - target) <= 0.5 * N_ACTIVE_TOLERANCE * target:
-            return moved, alpha
-        return self._search(moved.U, alpha, upper, warm_up=False)
-
-    def _search(self, U, alpha, upper, *, warm_up):
-        """Search alpha; every fit continues from the last one, and there are no moves yet."""
-
-        def fit_at(alpha, previous):
-            if previous is None:
-                fit = self._fit(U, alpha, moves=False, warm_up=warm_up)
-            else:
-                fit = self._fit(previous.U, alpha, moves=False, warm_up=False)
-            return fit, self._n_active(fit, alpha)
-
-        alpha, fit, _ = search_alpha(fit_at, upper, self.estimator.n_active, alpha)
-        return fit, alpha
-
-    def _n_active(self, fit, alpha):
-        improve_codes(self.X, fit.U, alpha, fit.V)
-        return mean_active(fit.V)
-
-
-def _warn_of_too_many_atoms(X, offset, n_components, random_state):
-    """Warn where K exceeds the rank of X - offset, seen on a random projection to K dimensions."""
-    projection = random_state.standard_normal((X.shape[1], n_components)).astype(X.dtype)
-    sketch = (X @ projection - offset.astype(X.dtype) @ projection).astype(np.float64)
-    singular = np.linalg.svd(sketch, compute_uv=False)
-    resolution = singular[0] * max(X.shape) * np.finfo(X.dtype).eps
-    rank = int(np.sum(singular > resolution))
-    if rank < n_components:
-        warnings.warn(
-            f"n_components={n_components} exceeds the rank of the data, {rank} (X has shape "
-            f"{X.shape}): some atoms may be redundant or unused. Use fewer components or more "
-            "samples.",
-            UserWarning,
-            stacklevel=2,
-        )
+    From zero, so that they are the same even where the optimal codes are not unique.
+    """
+    V = zero_codes(X, U.shape[0])
+    return V, backend.code_pass(X, U, alpha, V, **exactly(X))

@@ -1,16 +1,35 @@
-"""Solvers: what a step computes (`_base`), what it runs on (`_numba`), the algorithm (`_hybrid`).
+"""Solvers: what a step computes (`_base`), what it runs on (`_numba`, `_array`), the algorithm.
 
-Nothing here imports numba until `get_backend` is called.
+Nothing here imports numba or torch until `get_backend` is called.
 """
 
-from ._base import Backend, Statistics
-from ._hybrid import DictionaryFit, fit_dictionary
+from ._base import Backend, Coding, Statistics
+from ._descent import DictionaryFit
+from ._hybrid import fit_dictionary, sketch
+from ._online import share_kept
 
-__all__ = ["Backend", "DictionaryFit", "Statistics", "fit_dictionary", "get_backend"]
+__all__ = [
+    "Backend",
+    "Coding",
+    "DictionaryFit",
+    "Statistics",
+    "fit_dictionary",
+    "get_backend",
+    "share_kept",
+    "sketch",
+]
 
 
-def get_backend():
-    """The backend that runs the passes over the data: compiled kernels on the CPU."""
-    from ._numba import NumbaBackend
+def get_backend(name="numba", *, n_jobs=None, xp=None):
+    """The backend that runs the passes over the data.
 
-    return NumbaBackend()
+    "numba": compiled kernels on the CPU, for NumPy arrays, on `n_jobs` threads. Any other name: the
+    device that the arrays of the namespace `xp` are on.
+    """
+    if name == "numba":
+        from ._numba import NumbaBackend
+
+        return NumbaBackend(n_jobs)
+    from ._array import ArrayBackend
+
+    return ArrayBackend(xp)

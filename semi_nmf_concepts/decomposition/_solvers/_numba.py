@@ -1,40 +1,183 @@
-"""The CPU backend: BLAS for the products with X, compiled coordinate descent for the codes."""
+"""The CPU backend: BLAS for the products with X, compiled kernels for the codes."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
+from joblib import effective_n_jobs
+from threadpoolctl import ThreadpoolController
 
 from .._objective import row_blocks
-from ._base import Backend, Statistics
-from ._numba_kernels import encode_rows
+from ._base import UNUSED_SHARE, Backend, Coding, Statistics
+from ._numba_kernels import (
+    accumulate_rows,
+    add_moments,
+    add_removal_costs,
+    encode_rows,
+    update_atoms,
+)
 
-#: Rows coded at a time: the block, its correlations and its codes stay in cache together.
-_BLOCK_ROWS = 512
+#: Entries of X handled at a time: a block, its correlations and its codes stay in cache together.
+_BLOCK_SIZE = 2**19
+_MIN_BLOCK_ROWS, _MAX_BLOCK_ROWS = 64, 512
+#: Sums over samples visit active codes alone where fewer than this share are active; the dense
+#: product does more work, but faster.
+_SPARSE_SHARE = 0.4
+#: Columns of the correlations are filled up to a multiple of this, four vectors of eight floats.
+_PADDING = 32
+#: Atoms updated between two products with the whole dictionary.
+_ATOM_BLOCK = 32
 
 
 class NumbaBackend(Backend):
-    """Blocks of rows: correlations by BLAS, codes by the compiled kernel, sums by BLAS."""
+    """Blocks of rows, on as many threads as `n_jobs` says (joblib's meaning)."""
+
+    xp = np
+
+    def __init__(self, n_jobs=None):
+        self.n_threads = effective_n_jobs(n_jobs)
+
+    def moments(self, X):
+        norms = np.empty(X.shape[0])
+
+        def work(rows):
+            sums = np.zeros(X.shape[1])
+            add_moments(X[rows], sums, norms[rows])
+            return sums
+
+        return sum(self._over_shares(X.shape[0], work)), norms
 
     def encode(self, X, U, alpha, V, *, tol, max_sweeps):
-        blocks = self._encode_blocks(X, U, alpha, V, tol, max_sweeps)
-        return sum(n_unconverged for _, n_unconverged in blocks)
+        def work(rows):
+            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            return _joined([coder.encode(block, V) for block in coder.blocks(rows)])
+
+        return _joined(self._over_shares(X.shape[0], work))
 
     def code_pass(self, X, U, alpha, V, *, tol, max_sweeps):
-        A = np.zeros((U.shape[0], U.shape[0]))
-        B = np.zeros(U.shape)
-        sum_V = 0.0
-        total_unconverged = 0
-        for rows, n_unconverged in self._encode_blocks(X, U, alpha, V, tol, max_sweeps):
-            codes = V[rows].astype(np.float64)
-            A += codes.T @ codes
-            B += V[rows].T @ X[rows]
-            sum_V += float(codes.sum())
-            total_unconverged += n_unconverged
-        return Statistics(A, B, sum_V, total_unconverged)
+        def work(rows):
+            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            sums = _Sums(U.shape, X.dtype)
+            for block in coder.blocks(rows):
+                sums.add(X[block], V[block], coder.encode(block, V))
+            return sums
 
-    @staticmethod
-    def _encode_blocks(X, U, alpha, V, tol, max_sweeps):
-        """Encode block after block; yields each block's rows while they are still in cache."""
-        G = U @ U.T
-        atoms = np.ascontiguousarray(U.T, dtype=X.dtype)
-        for rows in row_blocks(X.shape[0], _BLOCK_ROWS):
-            C = np.ascontiguousarray(X[rows] @ atoms)
-            yield rows, encode_rows(C, G, float(alpha), V[rows], tol, max_sweeps)
+        A, B, sum_V, codings = zip(
+            *((s.A, s.B, s.sum_V, _joined(s.codings)) for s in self._over_shares(len(X), work)),
+            strict=True,
+        )
+        return Statistics(sum(A), sum(B), sum(sum_V), _joined(codings))
+
+    def removal_costs(self, X, U, alpha, V, *, tol, max_sweeps):
+        def work(rows):
+            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            costs = np.zeros(U.shape[0])
+            for block in coder.blocks(rows):
+                coder.add_removal_costs(block, V, costs)
+            return costs
+
+        return sum(self._over_shares(X.shape[0], work))
+
+    def update_dictionary(self, U, A, B):
+        unused = UNUSED_SHARE * np.trace(A)
+        for start in range(0, U.shape[0], _ATOM_BLOCK):
+            stop = min(start + _ATOM_BLOCK, U.shape[0])
+            R = B[start:stop] - A[start:stop] @ U
+            update_atoms(U, R, A, start, stop, unused)
+        return U
+
+    def _over_shares(self, n_rows, work):
+        """Results of ``work(rows)`` for one contiguous share of the rows per thread, in order."""
+        n_shares = min(self.n_threads, -(-n_rows // _MIN_BLOCK_ROWS))
+        if n_shares <= 1:
+            return [work(slice(0, n_rows))]
+        shares = row_blocks(n_rows, -(-n_rows // n_shares))
+        # The threads are busy with blocks of their own: BLAS must not start more.
+        with _blas().limit(limits=1), ThreadPoolExecutor(n_shares) as pool:
+            return list(pool.map(work, shares))
+
+
+class _Coder:
+    """Codes block after block on one dictionary, for one thread."""
+
+    def __init__(self, X, U, alpha, tol, max_sweeps):
+        self.X = X
+        self.n_components = U.shape[0]
+        self.atoms = np.ascontiguousarray(U.T, dtype=X.dtype)
+        self.G_fine = U @ U.T
+        n_padded = -(-self.n_components // _PADDING) * _PADDING
+        self.G = np.zeros((self.n_components, n_padded), X.dtype)
+        self.G[:, : self.n_components] = self.G_fine
+        self.C = np.zeros((self.block_rows, n_padded), X.dtype)
+        self.alpha = X.dtype.type(alpha)
+        self.tol, self.max_sweeps = tol, max_sweeps
+        self.integer = np.dtype(f"i{X.dtype.itemsize}").type
+        self.index_mask = self.integer(2 ** (n_padded - 1).bit_length() - 1)
+        self.infinity = X.dtype.type(np.inf).view(self.integer)
+
+    @property
+    def block_rows(self):
+        """Rows whose products stay in cache."""
+        size = _BLOCK_SIZE // max(self.X.shape[1], 1)
+        return min(max(size, _MIN_BLOCK_ROWS), _MAX_BLOCK_ROWS)
+
+    def blocks(self, rows):
+        """Blocks of the rows."""
+        blocks = row_blocks(rows.stop - rows.start, self.block_rows)
+        return (slice(rows.start + b.start, rows.start + b.stop) for b in blocks)
+
+    def encode(self, rows, V):
+        """Improve ``V[rows]`` in place."""
+        C = self._correlations(rows)
+        return Coding(
+            *encode_rows(
+                C, C.view(self.integer), self.G, self.G_fine, self.alpha, V[rows],
+                self.tol, self.max_sweeps, self.index_mask, self.infinity,
+            )
+        )  # fmt: skip
+
+    def add_removal_costs(self, rows, V, costs):
+        """Add the rows' share to the costs of doing without each atom."""
+        C = self._correlations(rows)
+        add_removal_costs(
+            C, C.view(self.integer), self.G, self.G_fine, self.alpha, V[rows],
+            self.tol, self.max_sweeps, self.index_mask, costs,
+        )  # fmt: skip
+
+    def _correlations(self, rows):
+        C = self.C[: rows.stop - rows.start]
+        np.matmul(self.X[rows], self.atoms, out=C[:, : self.n_components])
+        return C
+
+
+class _Sums:
+    """Statistics of one share of the rows, block by block."""
+
+    def __init__(self, shape, dtype):
+        self.A = np.zeros((shape[0], shape[0]))
+        self.B = np.zeros(shape)
+        self.B_block = np.empty(shape, dtype)
+        self.sum_V = 0.0
+        self.codings = []
+
+    def add(self, X, V, coding):
+        self.codings.append(coding)
+        if coding.n_active <= _SPARSE_SHARE * V.size:
+            self.sum_V += accumulate_rows(X, V, self.A, self.B, self.B_block)
+            return
+        codes = V.astype(np.float64)
+        self.A += codes.T @ codes
+        self.B += V.T @ X
+        self.sum_V += float(codes.sum())
+
+
+def _joined(codings):
+    n_unconverged, n_active, violations = zip(*codings, strict=True)
+    # np.max, as opposed to max, keeps NaN
+    return Coding(sum(n_unconverged), sum(n_active), float(np.max(violations)))
+
+
+@cache
+def _blas():
+    """The BLAS libraries that are loaded; finding them takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")

@@ -1,232 +1,286 @@
-"""Compiled kernels: the codes of one sample by coordinate descent with exact active-set steps.
+"""Compiled kernels over blocks of rows: codes, sums for the dictionary update, moments.
 
 Importing this module imports numba; the rest of the package does so only when a solver runs.
 """
 
-import numba
 import numpy as np
 
-#: Coordinate descent sweeps, which find the active set, between two exact solves on it.
-_SWEEPS_PER_SOLVE = 8
-#: A pivot below this share of its diagonal entry makes the active set count as dependent.
-_PIVOT_TOLERANCE = 1e-11
+from ._compile import compiled
+from ._coordinate_descent import descend
+from ._lawson_hanson import MAX_ACTIVE, solve_active_set
 
 
-def _compile(function):
-    """``numba.njit`` with a cache on disk, or without one where no folder can be written."""
-    options = {"error_model": "numpy", "fastmath": {"contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no writable place for its cache
-        return numba.njit(**options)(function)
+@compiled
+def _row_maxima(bits, sign_mask):
+    """Largest entry and largest absolute entry of a row, as bit patterns (see `_steepest`)."""
+    largest = bits[0]
+    absolute = bits[0] & sign_mask
+    for k in range(bits.shape[0]):
+        largest = max(largest, bits[k])
+        absolute = max(absolute, bits[k] & sign_mask)
+    return largest, absolute
 
 
-@_compile
-def _prox_nonnegative(value, threshold):
-    """Proximal operator of ``threshold * v`` on ``v >= 0``: shift down, then clip at zero."""
-    return max(value - threshold, 0.0)
+@compiled
+def _gather(V, i, support, v):
+    """Indices and values of the positive codes of row i, as many as there is room for."""
+    m = 0
+    for k in range(V.shape[1]):
+        if V[i, k] > 0.0:
+            if m < MAX_ACTIVE:
+                support[m] = k
+                v[m] = V[i, k]
+            m += 1
+    return m
 
 
-@_compile
-def _sweep(v, gradient, G, alpha):
-    """One cyclic pass of exact coordinate steps; the largest projected gradient met on the way."""
-    n_components = v.shape[0]
-    largest = 0.0
-    for k in range(n_components):
-        curvature = G[k, k]
-        slope = gradient[k]
-        if curvature <= 0.0:  # an atom that is zero explains nothing
-            continue
-        if v[k] == 0.0 and slope >= 0.0:
-            continue
-        largest = max(largest, abs(slope))
-        # slope holds alpha already: this is the prox of the smooth part's Newton step
-        new = _prox_nonnegative(v[k] - (slope - alpha) / curvature, alpha / curvature)
-        step = new - v[k]
-        if step != 0.0:
-            v[k] = new
-            for j in range(n_components):
-                gradient[j] += step * G[k, j]
-    return largest
+@compiled
+def _scatter(V, i, m, support, v):
+    """Row i of V from m indices and values."""
+    for k in range(V.shape[1]):
+        V[i, k] = 0.0
+    for j in range(m):
+        V[i, support[j]] = v[j]
 
 
-@_compile
-def _set_gradient(v, c, G, alpha, gradient):
-    """``gradient = v G - c + alpha``, from scratch; the largest projected entry."""
-    n_components = v.shape[0]
-    for j in range(n_components):
-        gradient[j] = alpha - c[j]
-    for k in range(n_components):
-        if v[k] != 0.0:
-            for j in range(n_components):
-                gradient[j] += v[k] * G[k, j]
-    largest = 0.0
-    for k in range(n_components):
-        if G[k, k] > 0.0 and (v[k] > 0.0 or gradient[k] < 0.0):
-            largest = max(largest, abs(gradient[k]))
-    return largest
-
-
-@_compile
-def _cholesky(G, active, size, factor):
-    """Lower Cholesky factor of ``G[active, active]``; the first dependent position, or `size`.
-
-    Up to that position, its own row of forward-substituted entries included, `factor` is valid.
-    """
-    for i in range(size):
-        for j in range(i + 1):
-            value = G[active[i], active[j]]
-            for m in range(j):
-                value -= factor[i, m] * factor[j, m]
-            if j < i:
-                factor[i, j] = value / factor[j, j]
-            elif value <= _PIVOT_TOLERANCE * G[active[i], active[i]]:
-                return i
-            else:
-                factor[i, i] = np.sqrt(value)
-    return size
-
-
-@_compile
-def _solve_transposed(factor, size, x):
-    """Solve ``factor^T y = x`` in place."""
-    for i in range(size - 1, -1, -1):
-        for m in range(i + 1, size):
-            x[i] -= factor[m, i] * x[m]
-        x[i] /= factor[i, i]
-
-
-@_compile
-def _newton_direction(v, c, alpha, active, size, factor, direction):
-    """From v to the minimum over the active codes, the others held at zero."""
-    for i in range(size):
-        direction[i] = c[active[i]] - alpha
-        for m in range(i):
-            direction[i] -= factor[i, m] * direction[m]
-        direction[i] /= factor[i, i]
-    _solve_transposed(factor, size, direction)
-    for i in range(size):
-        direction[i] -= v[active[i]]
-
-
-@_compile
-def _null_direction(c, alpha, active, dependent, factor, direction):
-    """A direction in which the reconstruction stays the same and the penalty does not grow.
-
-    It exists because the atom at position `dependent` is a combination of those before it; some
-    entry is negative, so that following it ends at a bound.
-    """
-    for i in range(dependent):
-        direction[i] = -factor[dependent, i]
-    _solve_transposed(factor, dependent, direction)
-    direction[dependent] = 1.0
-    slope = 0.0
-    lowest = 0.0
-    for i in range(dependent + 1):
-        slope += (alpha - c[active[i]]) * direction[i]
-        lowest = min(lowest, direction[i])
-    if slope > 0.0 or lowest == 0.0:
-        for i in range(dependent + 1):
-            direction[i] = -direction[i]
-
-
-@_compile
-def _move(v, active, size, direction, length):
-    """Follow the direction so far, or to the first bound; whether a bound was met."""
-    blocking = -1
-    for i in range(size):
-        k = active[i]
-        if v[k] + length * direction[i] < 0.0:
-            length = -v[k] / direction[i]
-            blocking = i
-    for i in range(size):
-        v[active[i]] = max(v[active[i]] + length * direction[i], 0.0)
-    if blocking >= 0:
-        v[active[blocking]] = 0.0
-    return blocking >= 0
-
-
-@_compile
-def _solve_on_face(v, c, G, alpha, active, factor, direction):
-    """Move v to the minimum over its active codes; codes that reach zero on the way leave.
-
-    The objective is convex and every leg goes downhill, so it never increases; each leg but the
-    last one removes a code, so there are at most as many legs as active codes.
-    """
-    while True:
-        size = 0
-        for k in range(v.shape[0]):
-            if v[k] > 0.0:
-                active[size] = k
-                size += 1
-        independent = _cholesky(G, active, size, factor)
-        if independent < size:
-            _null_direction(c, alpha, active, independent, factor, direction)
-            _move(v, active, independent + 1, direction, np.inf)
-        else:
-            _newton_direction(v, c, alpha, active, size, factor, direction)
-            if not _move(v, active, size, direction, 1.0):
-                return
-
-
-@_compile
-def encode_rows(C, G, alpha, V, tol, max_sweeps):
+@compiled
+def encode_rows(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mask, infinity):
     """Minimise ``1/2 v G v - c v + alpha sum(v)`` over ``v >= 0`` for every row of C, in place.
 
     Parameters
     ----------
-    C : (n, K) array
-        Correlations of the samples with the atoms.
-    G : (K, K) float64 array
-        Gram matrix of the atoms.
-    alpha : float
+    C : (n, P) array
+        Correlations of the samples with the atoms, filled up with zeros from K to P columns.
+    C_bits : (n, P) array of integers
+        The same memory.
+    G, G_fine : (K, P) and (K, K) arrays
+        Gram matrix of the atoms in the dtype of C (filled up) and in float64.
+    alpha : scalar of the dtype of C
     V : (n, K) array
-        Starting codes on entry (clipped at zero), the solution on return.
+        Starting codes on entry (clipped at zero), the solution on return; rows of NaN where C has
+        entries that are not finite.
     tol : float
         A row is done when its largest projected gradient is at most ``tol * max_k |c_k|``.
     max_sweeps : int
         Bound on the coordinate descent passes over one row.
+    index_mask, infinity : integers of the dtype of C_bits
+        Ones in the bits that an index needs; the bit pattern of infinity.
 
     Returns
     -------
-    int
+    n_unconverged : int
         Number of rows that were left above the tolerance.
+    n_active : int
+        Number of positive codes.
+    violation : float
+        Largest gradient left, relative as above; NaN where C has entries that are not finite.
     """
-    n_rows, n_components = C.shape
-    v = np.empty(n_components)
-    c = np.empty(n_components)
+    maximum = np.empty(2, C.dtype)
+    maximum_bits = maximum.view(C_bits.dtype)
+    descent = np.empty(C.shape[1], C.dtype)
+    descent_bits = descent.view(C_bits.dtype)
+    support = np.empty(MAX_ACTIVE + 1, np.int64)
+    v = np.empty(MAX_ACTIVE + 1)
+    one = MAX_ACTIVE + 1
+    scratch = (np.empty((one, one)), np.empty(one), np.empty(one), np.empty(one))
+    n_unconverged = 0
+    n_active = 0
+    violation = 0.0
+    finite = True
+    for i in range(C.shape[0]):
+        maximum_bits[0], maximum_bits[1] = _row_maxima(C_bits[i], infinity | (infinity - 1))
+        if maximum_bits[1] >= infinity:
+            V[i, :] = np.nan
+            finite = False
+            continue
+        if not maximum[0] > alpha:  # no atom earns its price
+            _scatter(V, i, 0, support, v)
+            continue
+        c = C[i]
+        scale = float(maximum[1])
+        m = _gather(V, i, support, v)
+        largest = 0.0
+        if m <= MAX_ACTIVE:
+            m, largest = solve_active_set(
+                m, v, support, c, alpha, G, G_fine, tol * scale,
+                scratch, descent, descent_bits, index_mask,
+            )  # fmt: skip
+        else:
+            m = -1
+        if m >= 0:
+            _scatter(V, i, m, support, v)
+            n_active += m
+        else:
+            largest = _descend_row(c, G_fine, alpha, V[i], tol * scale, max_sweeps)
+            n_unconverged += largest > tol * scale
+            n_active += np.count_nonzero(V[i])
+        violation = max(violation, largest / scale)
+    return n_unconverged, n_active, violation if finite else np.nan
+
+
+@compiled
+def _descend_row(c, G, alpha, codes, threshold, max_sweeps):
+    """`descend` for one row, in float64; allocates, which is little beside its work."""
+    n_components = codes.shape[0]
+    v = codes.astype(np.float64)
     gradient = np.empty(n_components)
     direction = np.empty(n_components)
-    active = np.empty(n_components, dtype=np.int64)
+    active = np.empty(n_components, np.int64)
     factor = np.empty((n_components, n_components))
-    unconverged = 0
-    for i in range(n_rows):
-        scale = 0.0
-        best = 0.0
+    largest = descend(
+        v, c.astype(np.float64), G, float(alpha), threshold, max_sweeps,
+        gradient, active, factor, direction,
+    )  # fmt: skip
+    for k in range(n_components):
+        codes[k] = v[k]
+    return largest
+
+
+@compiled
+def accumulate_rows(X, V, A, B, B_block):
+    """Add V^T V to A and V^T X to B, visiting active codes alone; returns sum(V).
+
+    B_block (the shape of B, the dtype of X) collects the block, so that float32 sums stay short.
+    """
+    n_components = V.shape[1]
+    active = np.empty(n_components, np.int64)
+    total = 0.0
+    B_block[:] = 0.0
+    for i in range(X.shape[0]):
+        m = 0
         for k in range(n_components):
-            c[k] = C[i, k]
-            v[k] = max(V[i, k], 0.0) if G[k, k] > 0.0 else 0.0
-            scale = max(scale, abs(c[k]))
-            best = max(best, c[k])
-        if best <= alpha:  # no atom earns its price
-            for k in range(n_components):
-                V[i, k] = 0.0
+            if V[i, k] > 0.0:
+                active[m] = k
+                m += 1
+        row = X[i]
+        for a in range(m):
+            k = active[a]
+            value = V[i, k]
+            total += value
+            for b in range(m):
+                A[k, active[b]] += float(value) * float(V[i, active[b]])
+            out = B_block[k]
+            for j in range(row.shape[0]):
+                out[j] += value * row[j]
+    for k in range(n_components):
+        for j in range(X.shape[1]):
+            B[k, j] += B_block[k, j]
+    return total
+
+
+@compiled
+def add_moments(X, column_sums, row_norms):
+    """Add the rows of X to `column_sums`, and set their Euclidean norms."""
+    for i in range(X.shape[0]):
+        row = X[i]
+        square = 0.0
+        # Four at a time: a single running sum would be a chain of dependent additions.
+        s0 = s1 = s2 = s3 = 0.0
+        n_whole = row.shape[0] - row.shape[0] % 4
+        for j in range(0, n_whole, 4):
+            x0, x1 = float(row[j]), float(row[j + 1])
+            x2, x3 = float(row[j + 2]), float(row[j + 3])
+            s0 += x0 * x0
+            s1 += x1 * x1
+            s2 += x2 * x2
+            s3 += x3 * x3
+        for j in range(n_whole, row.shape[0]):
+            square += float(row[j]) * float(row[j])
+        row_norms[i] = np.sqrt(square + s0 + s1 + s2 + s3)
+        for j in range(row.shape[0]):
+            column_sums[j] += row[j]
+
+
+@compiled
+def update_atoms(U, R, A, start, stop, unused):
+    """Cyclic block coordinate steps over the atoms ``start <= k < stop``, in place.
+
+    R (stop - start, d) holds ``B - A U`` for these atoms at the U given; it is kept up to date
+    within them as they move.
+    """
+    n_features = U.shape[1]
+    step = np.empty(n_features)
+    for k in range(start, stop):
+        if not A[k, k] > unused:
             continue
-        threshold = tol * scale
-        largest = _set_gradient(v, c, G, alpha, gradient)
-        sweeps = 0
-        while largest > threshold and sweeps < max_sweeps:
-            for _ in range(_SWEEPS_PER_SOLVE):
-                largest = _sweep(v, gradient, G, alpha)
-                sweeps += 1
-                if largest <= threshold or sweeps >= max_sweeps:
-                    break
-            if largest > threshold:
-                _solve_on_face(v, c, G, alpha, active, factor, direction)
-            # Fresh: the running gradient has collected rounding errors.
-            largest = _set_gradient(v, c, G, alpha, gradient)
-        if largest > threshold:
-            unconverged += 1
+        square = 0.0
+        atom = U[k]
+        residual = R[k - start]
+        scale = 1.0 / A[k, k]
+        for j in range(n_features):
+            step[j] = residual[j] * scale
+            new = atom[j] + step[j]
+            square += new * new
+        shrink = 1.0 / max(np.sqrt(square), 1.0)
+        for j in range(n_features):
+            new = (atom[j] + step[j]) * shrink
+            step[j] = new - atom[j]
+            atom[j] = new
+        for other in range(k + 1, stop):
+            weight = A[other, k]
+            if weight != 0.0:
+                row = R[other - start]
+                for j in range(n_features):
+                    row[j] -= weight * step[j]
+
+
+@compiled
+def add_removal_costs(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mask, costs):
+    """Add to costs[k] by how much the rows' objective rises without atom k.
+
+    V holds the codes of the rows (close to optimal). The rows that use atom k are coded again
+    without it, starting from their other codes. C is used as scratch and restored.
+    """
+    n_components = V.shape[1]
+    descent = np.empty(C.shape[1], C.dtype)
+    descent_bits = descent.view(C_bits.dtype)
+    active = np.empty(n_components, np.int64)
+    support = np.empty(MAX_ACTIVE + 1, np.int64)
+    v = np.empty(MAX_ACTIVE + 1)
+    one = MAX_ACTIVE + 1
+    scratch = (np.empty((one, one)), np.empty(one), np.empty(one), np.empty(one))
+    codes = np.empty((1, n_components), V.dtype)
+    for i in range(C.shape[0]):
+        c = C[i]
+        scale = 0.0
         for k in range(n_components):
-            V[i, k] = v[k]
-    return unconverged
+            scale = max(scale, abs(c[k]))
+        n_active = 0
+        with_all = 0.0
+        # First with all atoms, which yields the active ones, then without each of these.
+        a = -1
+        while a < n_active:
+            for k in range(n_components):
+                codes[0, k] = V[i, k]
+            banned = -1
+            if a >= 0:
+                banned = active[a]
+                codes[0, banned] = 0.0
+                correlation = c[banned]
+                c[banned] = -scale  # below alpha: it never enters
+            m = _gather(codes, 0, support, v)
+            if m <= MAX_ACTIVE:
+                m, _ = solve_active_set(
+                    m, v, support, c, alpha, G, G_fine, tol * scale,
+                    scratch, descent, descent_bits, index_mask,
+                )  # fmt: skip
+            else:
+                m = -1
+            if m >= 0:
+                _scatter(codes, 0, m, support, v)
+            else:
+                _descend_row(c, G_fine, alpha, codes[0], tol * scale, max_sweeps)
+            # At the minimum over the active set F is ||x||^2 / 2 less this.
+            gain = 0.0
+            for k in range(n_components):
+                gain += 0.5 * (c[k] - alpha) * codes[0, k]
+            if a < 0:
+                with_all = gain
+                for k in range(n_components):
+                    if codes[0, k] > 0.0:
+                        active[n_active] = k
+                        n_active += 1
+            else:
+                costs[banned] += with_all - gain
+                c[banned] = correlation
+            a += 1
