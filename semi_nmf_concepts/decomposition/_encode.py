@@ -132,7 +132,8 @@ def sparse_encode_nonneg(X, components, *, alpha=1.0, backend="auto", device=Non
     place = choose_place(kind, backend, device)
     machine = get_backend(place.backend, n_jobs=n_jobs, xp=place.kind.xp)
     U = as_float64(move(components, place.kind))
-    V, coding = encode(machine, move(X, place.kind), U, alpha)
+    with machine.session():
+        V, coding = encode(machine, move(X, place.kind), U, alpha)
     if isnan(coding.violation):
         raise_not_finite(X)
     if coding.n_unconverged:

@@ -315,29 +315,8 @@ n_features), default="grow"
         is_first = not hasattr(self, "components_")
         random_state = check_random_state(self.random_state) if is_first else None
         data = self._open(X, "partial_fit", random_state)
-        if is_first:
-            U, self.alpha_ = self._trainer(data, random_state).first_guess()
-            self._set_map(data)
-            A = B = None
-            self.n_iter_ = self.n_samples_seen_ = 0
-        else:
-            self._check_n_components()
-            kept = (self.dictionary_, self.codes_gram_, getattr(self, "_codes_data", None))
-            U, A, B = (None if array is None else move(array, data.place) for array in kept)
-        U = project_atoms(as_float64(U))  # a copy
-        A, B = sums_to_continue(A, B, U)
-        for rows in mini_batches(data.X.shape[0], self.batch_size):
-            batch = data.X[rows]
-            kept = share_kept(self.forgetting, self.n_iter_)
-            online_step(data.backend, batch, U, self.alpha_, A, B, kept)
-            self.n_iter_ += 1
-        self.n_samples_seen_ += data.X.shape[0]
-        U = self._set_dictionary(data, U)
-        self._set_fitted(data.kind, codes_gram_=A, _codes_data=B)
-        vars(self).pop("objective_history_", None)  # that of an earlier fit
-        V, statistics = _coded_from_zero(data.backend, batch, U, self.alpha_)
-        self._describe(batch, data.row_norms[rows], U, V, statistics)
-        self._warn_of_codes(statistics.coding, batch.shape[0])
+        with data.backend.session():
+            self._learn(data, random_state)
         return self
 
     def transform(self, X):
@@ -357,7 +336,8 @@ n_features), default="grow"
         check_is_fitted(self, "components_")
         X, kind = self._validate(X, method="transform", finite=False)
         place, backend = self._place(kind)
-        V, coding = self._encode(backend, move(X, place))
+        with backend.session():
+            V, coding = self._encode(backend, move(X, place))
         if isnan(coding.violation):
             raise_not_finite(X, type(self).__name__)
         self._warn_of_codes(coding, X.shape[0])
@@ -385,10 +365,37 @@ n_features), default="grow"
         """`fit`; returns the codes. `observer` is handed to `fit_dictionary`."""
         random_state = check_random_state(self.random_state)
         data = self._open(X, "fit", random_state)
-        with progress_bar(type(self).__name__, data.X, shown=self.verbose) as callback:
-            trainer = self._trainer(data, random_state, callback=callback, observer=observer)
-            fit, self.alpha_ = trainer.run()
-        return self._finish(data, fit)
+        with data.backend.session():
+            with progress_bar(type(self).__name__, data.X, shown=self.verbose) as callback:
+                trainer = self._trainer(data, random_state, callback=callback, observer=observer)
+                fit, self.alpha_ = trainer.run()
+            return self._finish(data, fit)
+
+    def _learn(self, data, random_state):
+        """`partial_fit` on opened data; the first call has a `random_state`."""
+        if random_state is not None:
+            U, self.alpha_ = self._trainer(data, random_state).first_guess()
+            self._set_map(data)
+            A = B = None
+            self.n_iter_ = self.n_samples_seen_ = 0
+        else:
+            self._check_n_components()
+            kept = (self.dictionary_, self.codes_gram_, getattr(self, "_codes_data", None))
+            U, A, B = (None if array is None else move(array, data.place) for array in kept)
+        U = project_atoms(as_float64(U))  # a copy
+        A, B = sums_to_continue(A, B, U)
+        for rows in mini_batches(data.X.shape[0], self.batch_size):
+            batch = data.X[rows]
+            kept = share_kept(self.forgetting, self.n_iter_)
+            online_step(data.backend, batch, U, self.alpha_, A, B, kept)
+            self.n_iter_ += 1
+        self.n_samples_seen_ += data.X.shape[0]
+        U = self._set_dictionary(data, U)
+        self._set_fitted(data.kind, codes_gram_=A, _codes_data=B)
+        vars(self).pop("objective_history_", None)  # that of an earlier fit
+        V, statistics = _coded_from_zero(data.backend, batch, U, self.alpha_)
+        self._describe(batch, data.row_norms[rows], U, V, statistics)
+        self._warn_of_codes(statistics.coding, batch.shape[0])
 
     def _open(self, X, method, random_state):
         """Validate X, look at it, and map it to where F is minimised.

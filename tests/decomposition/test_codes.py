@@ -1,5 +1,6 @@
 """The encoder: the optimum of the non-negative lasso, whatever the dictionary and the data."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_bad_alpha_is_refused(alpha):
 
 
 def test_missed_tolerance_is_reported_once(monkeypatch):
-    backend = SimpleNamespace(encode=lambda *_, **__: Coding(1, 0, 0.5))
+    backend = SimpleNamespace(encode=lambda *_, **__: Coding(1, 0, 0.5), session=nullcontext)
     monkeypatch.setattr(_encode, "get_backend", lambda *_, **__: backend)
     with pytest.warns(ConvergenceWarning, match="1 of 2 samples missed the tolerance") as caught:
         sparse_encode_nonneg([[1.0], [0.0]], [[1.0]], alpha=0.1)

@@ -6,6 +6,7 @@ Only the first one touches the data: it is the place to fuse, to thread, to use 
 """
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 #: An atom whose share of trace(V^T V) is below this counts as unused.
@@ -40,6 +41,10 @@ class Backend(ABC):
 
     #: Array API namespace (of array_api_compat) of the arrays this backend works on.
     xp: Any
+
+    def session(self):
+        """A context in which to do many passes; a backend may keep threads for it."""
+        return nullcontext()
 
     @abstractmethod
     def moments(self, X):

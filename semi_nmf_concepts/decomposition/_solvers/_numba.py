@@ -1,6 +1,8 @@
 """The CPU backend: BLAS for the products with X, compiled kernels for the codes."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
 from functools import cache
 
 import numpy as np
@@ -20,6 +22,8 @@ from ._numba_kernels import (
 #: Entries of X handled at a time: a block, its correlations and its codes stay in cache together.
 _BLOCK_SIZE = 2**19
 _MIN_BLOCK_ROWS, _MAX_BLOCK_ROWS = 64, 512
+#: A thread of its own is worth its cost from so many rows.
+_MIN_SHARE_ROWS = 128
 #: Sums over samples visit active codes alone where fewer than this share are active; the dense
 #: product does more work, but faster.
 _SPARSE_SHARE = 0.4
@@ -36,6 +40,20 @@ class NumbaBackend(Backend):
 
     def __init__(self, n_jobs=None):
         self.n_threads = effective_n_jobs(n_jobs)
+        self._pool = None
+
+    @contextmanager
+    def session(self):
+        if self.n_threads == 1:
+            yield
+            return
+        # Each thread has blocks of its own: BLAS must not start more. Not even between the passes,
+        # since its threads would then wait for further work in a busy loop.
+        with _blas().limit(limits=1), ThreadPoolExecutor(self.n_threads) as self._pool:
+            try:
+                yield
+            finally:
+                self._pool = None
 
     def moments(self, X):
         norms = np.empty(X.shape[0])
@@ -48,15 +66,19 @@ class NumbaBackend(Backend):
         return sum(self._over_shares(X.shape[0], work)), norms
 
     def encode(self, X, U, alpha, V, *, tol, max_sweeps):
+        shared = _Coder(X, U, alpha, tol, max_sweeps)
+
         def work(rows):
-            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            coder = shared.with_own_scratch()
             return _joined([coder.encode(block, V) for block in coder.blocks(rows)])
 
         return _joined(self._over_shares(X.shape[0], work))
 
     def code_pass(self, X, U, alpha, V, *, tol, max_sweeps):
+        shared = _Coder(X, U, alpha, tol, max_sweeps)
+
         def work(rows):
-            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            coder = shared.with_own_scratch()
             sums = _Sums(U.shape, X.dtype)
             for block in coder.blocks(rows):
                 sums.add(X[block], V[block], coder.encode(block, V))
@@ -69,8 +91,10 @@ class NumbaBackend(Backend):
         return Statistics(sum(A), sum(B), sum(sum_V), _joined(codings))
 
     def removal_costs(self, X, U, alpha, V, *, tol, max_sweeps):
+        shared = _Coder(X, U, alpha, tol, max_sweeps)
+
         def work(rows):
-            coder = _Coder(X, U, alpha, tol, max_sweeps)
+            coder = shared.with_own_scratch()
             costs = np.zeros(U.shape[0])
             for block in coder.blocks(rows):
                 coder.add_removal_costs(block, V, costs)
@@ -88,17 +112,14 @@ class NumbaBackend(Backend):
 
     def _over_shares(self, n_rows, work):
         """Results of ``work(rows)`` for one contiguous share of the rows per thread, in order."""
-        n_shares = min(self.n_threads, -(-n_rows // _MIN_BLOCK_ROWS))
-        if n_shares <= 1:
+        n_shares = min(self.n_threads, -(-n_rows // _MIN_SHARE_ROWS))
+        if n_shares <= 1 or self._pool is None:
             return [work(slice(0, n_rows))]
-        shares = row_blocks(n_rows, -(-n_rows // n_shares))
-        # The threads are busy with blocks of their own: BLAS must not start more.
-        with _blas().limit(limits=1), ThreadPoolExecutor(n_shares) as pool:
-            return list(pool.map(work, shares))
+        return list(self._pool.map(work, row_blocks(n_rows, -(-n_rows // n_shares))))
 
 
 class _Coder:
-    """Codes block after block on one dictionary, for one thread."""
+    """Codes block after block on one dictionary."""
 
     def __init__(self, X, U, alpha, tol, max_sweeps):
         self.X = X
@@ -108,12 +129,18 @@ class _Coder:
         n_padded = -(-self.n_components // _PADDING) * _PADDING
         self.G = np.zeros((self.n_components, n_padded), X.dtype)
         self.G[:, : self.n_components] = self.G_fine
-        self.C = np.zeros((self.block_rows, n_padded), X.dtype)
+        self.C = None  # scratch: correlations of a block
         self.alpha = X.dtype.type(alpha)
         self.tol, self.max_sweeps = tol, max_sweeps
         self.integer = np.dtype(f"i{X.dtype.itemsize}").type
         self.index_mask = self.integer(2 ** (n_padded - 1).bit_length() - 1)
         self.infinity = X.dtype.type(np.inf).view(self.integer)
+
+    def with_own_scratch(self):
+        """The same for one thread: scratch of its own, all else shared."""
+        own = copy(self)
+        own.C = np.zeros((self.block_rows, self.G.shape[1]), self.X.dtype)
+        return own
 
     @property
     def block_rows(self):

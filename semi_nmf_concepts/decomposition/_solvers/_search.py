@@ -13,6 +13,8 @@ from ._problem import Problem, State
 
 #: Samples to search on: so many for each atom, and at least. All where there are not many more.
 _SAMPLES_PER_ATOM, _MIN_SAMPLES, _NOT_MANY_MORE = 32, 1024, 1.5
+#: So many times as many where codes are dense: their dictionaries generalise less well.
+_DENSE_FACTOR = 2
 #: After so many iterations a share of active codes above this counts as dense.
 _FIRST_ITERATIONS, _DENSE = 10, 1 / 4
 #: Shares of its atoms by which a move enlarges the dictionary; a kind of move is repeated as long
@@ -25,10 +27,10 @@ _COARSE_TOL, _TRIAL_ITERATIONS = 1e-4, 5
 _FEW_ATOMS, _FURTHER = 32, 2
 
 
-def sample(problem, n_components, random_state):
+def sample(problem, n_components, random_state, factor=1):
     """The problem for some of the samples, enough for so many atoms, or the problem itself."""
     n_samples = problem.X.shape[0]
-    size = max(_SAMPLES_PER_ATOM * n_components, _MIN_SAMPLES)
+    size = factor * max(_SAMPLES_PER_ATOM * n_components, _MIN_SAMPLES)
     if n_samples <= _NOT_MANY_MORE * size:
         return problem
     return problem.subset(like(random_state.permutation(n_samples)[:size], problem.X))
@@ -84,7 +86,9 @@ class Search:
         state = descent.run(State.start(self._sample, U), _FIRST_ITERATIONS)
         self.dense = mean_active(state.V) > _DENSE * self.n_components
         if self.dense:
-            return tournament(self._sample, state, self.random_state, record.observe)
+            larger = sample(self.problem, self.n_components, self.random_state, _DENSE_FACTOR)
+            state = State.start(larger, state.U)
+            return tournament(larger, state, self.random_state, record.observe)
         return moved(descent, descent.run(state))
 
     @property
