@@ -27,18 +27,39 @@ def singular_vectors(X, n_components, random_state):
     At most rank(X) of them: the rest would be noise.
     """
     xp = kind_of(X).xp
-    n_wanted = min(n_components, *X.shape)
-    if min(X.shape) <= _EXACT_SVD_SIZE:
-        _, s, atoms = xp.linalg.svd(as_float64(X), full_matrices=False)
-    else:
-        s, atoms = _leading_singular_vectors(X, n_wanted, random_state)
-    resolution = s[0] * max(X.shape) * xp.finfo(X.dtype).eps
-    n_kept = min(n_wanted, int((s > resolution).sum()))
-    atoms = atoms[:n_kept]
+    _, atoms = leading_directions(X, n_components, random_state)
     scores = X @ xp.astype(atoms, X.dtype).T
     positive = (xp.clip(scores, 0.0, None) ** 2).sum(axis=0)
     negative = (xp.clip(scores, None, 0.0) ** 2).sum(axis=0)
     return xp.where((negative > positive)[:, None], -atoms, atoms)
+
+
+def leading_directions(X, n_directions, random_state):
+    """At most so many leading singular values and right singular vectors (rows), float64.
+
+    At most rank(X) of them: the rest would be noise.
+    """
+    xp = kind_of(X).xp
+    n_wanted = min(n_directions, *X.shape)
+    if min(X.shape) <= _EXACT_SVD_SIZE:
+        s, atoms = _all_singular_vectors(X)
+    else:
+        s, atoms = _leading_singular_vectors(X, n_wanted, random_state)
+    resolution = s[0] * max(X.shape) * xp.finfo(X.dtype).eps
+    n_kept = min(n_wanted, int((s > resolution).sum()))
+    return s[:n_kept], atoms[:n_kept]
+
+
+def _all_singular_vectors(X):
+    """Singular values and right singular vectors, float64."""
+    xp = kind_of(X).xp
+    if X.shape[0] < X.shape[1] or X.dtype == xp.float64:
+        _, s, atoms = xp.linalg.svd(as_float64(X), full_matrices=False)
+        return s, atoms
+    # Squares lose half of the digits: float64 has those of float32 twice over.
+    X = as_float64(X)
+    energies, vectors = xp.linalg.eigh(X.T @ X)
+    return xp.flip(xp.sqrt(xp.clip(energies, 0.0, None)), axis=0), xp.flip(vectors, axis=1).T
 
 
 def _leading_singular_vectors(X, n_vectors, random_state):

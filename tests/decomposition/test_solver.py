@@ -239,3 +239,26 @@ def test_a_fit_works_where_no_cache_can_be_written():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[[2.]]", done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(300, 40), (60, 90)])
+def test_without_a_penalty_samples_around_a_ray_are_explained_as_far_as_possible(dtype, shape):
+    """No product of rank K is closer to X than the K leading singular directions."""
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal(shape) + 3.0 * rng.standard_normal(shape[1])).astype(dtype)
+    s = np.linalg.svd(X.astype(np.float64), compute_uv=False)
+    for n_components in (1, 2, 7):
+        least = 0.5 * np.sum(s[n_components:] ** 2)
+        model = SemiNMFConcepts(n_components, alpha=0.0, random_state=0).fit(X)
+        assert_allclose(model.objective_, least, rtol=2e-5)
+        assert model.kkt_violation_ <= 1e-4
+
+
+def test_without_a_penalty_samples_on_both_sides_of_a_ray_are_fitted_as_well():
+    """The closed form does not apply; the fit is then the ordinary one."""
+    X = np.random.default_rng(0).standard_normal((200, 10))
+    model = SemiNMFConcepts(3, alpha=0.0, random_state=0).fit(X)
+    s = np.linalg.svd(X, compute_uv=False)
+    assert 0.5 * np.sum(s[3:] ** 2) < model.objective_ < 0.9 * 0.5 * np.sum(X**2)
+    assert np.linalg.norm(model.dictionary_, axis=1).max() <= 1.0 + 1e-12

@@ -20,6 +20,7 @@ fixed V; together they are not convex, and plain alternation is slow and stops e
 from dataclasses import replace
 
 from .._objective import project_atoms, row_norms
+from ._cone import cone_dictionary
 from ._descent import Descent, Record
 from ._problem import Problem, State
 from ._search import Search, moved, sample
@@ -27,6 +28,8 @@ from ._subspace import reduced
 
 #: In the subspace iterations end at this relative decrease: those on the data themselves follow.
 _SUBSPACE_TOL = 1e-5
+#: Without a penalty, a fit this close to the lower bound is as good as any.
+_BOUND_REACHED = 1e-5
 #: What a further search finds on the sample is taken up if it is lower by this share.
 _CLEARLY = 1e-3
 
@@ -93,11 +96,29 @@ def fit_dictionary(
         state = descent.run(State.start(problem, project_atoms(U)))
         return record.fit(moved(descent, state) if moves else state)
     n_components = n_components if U is None else U.shape[0]
+    if alpha == 0.0 and U is None:
+        state = _bottom_of_plain(descent, n_components)
+        if state is not None:
+            return record.fit(state)
     small, record.basis = reduced(problem, n_components, random_state)
     search = Search(small, n_components, batch_size, forgetting, max_iter, random_state, record)
     U = search.started(None if U is None else project_atoms(record.projected(U)))
     state = _searched(descent, search, U) if moves else _descended(descent, small, U)
     return record.fit(state)
+
+
+def _bottom_of_plain(descent, n_components):
+    """Without a penalty: a state whose F is the least possible, or None where none was found."""
+    problem = descent.problem
+    if not problem.squared_norm > 0.0:
+        return None
+    U, bound = cone_dictionary(problem, n_components, descent.random_state)
+    if U.shape[0] < n_components:
+        return None
+    descent.record.observe(U)
+    state = descent.run(State.start(problem, U))
+    is_least = state.F - bound <= _BOUND_REACHED * bound + problem.resolution
+    return state if is_least else None
 
 
 def sketch(backend, X, n_components, random_state):

@@ -5,7 +5,7 @@ Importing this module imports numba; the rest of the package does so only when a
 
 import numpy as np
 
-from ._compile import compiled
+from ._compile import compiled, inlined
 from ._coordinate_descent import descend
 from ._lawson_hanson import MAX_ACTIVE, solve_active_set
 
@@ -41,6 +41,29 @@ def _scatter(V, i, m, support, v):
         V[i, k] = 0.0
     for j in range(m):
         V[i, support[j]] = v[j]
+
+
+@inlined
+def _solve_row(
+    V, i, c, alpha, G, G_fine, threshold, max_sweeps,
+    support, v, scratch, descent, descent_bits, index_mask,
+):  # fmt: skip
+    """Codes of one sample into row i of V, from those there; how many, and the gradient left."""
+    m = _gather(V, i, support, v)
+    largest = 0.0
+    if m <= MAX_ACTIVE:
+        m, largest = solve_active_set(
+            m, v, support, c, alpha, G, G_fine, threshold,
+            scratch, descent, descent_bits, index_mask,
+        )  # fmt: skip
+    else:
+        m = -1
+    if m >= 0:
+        _scatter(V, i, m, support, v)
+    else:
+        largest = _descend_row(c, G_fine, alpha, V[i], threshold, max_sweeps)
+        m = np.count_nonzero(V[i])
+    return m, largest
 
 
 @compiled
@@ -96,24 +119,13 @@ def encode_rows(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mask, inf
         if not maximum[0] > alpha:  # no atom earns its price
             _scatter(V, i, 0, support, v)
             continue
-        c = C[i]
         scale = float(maximum[1])
-        m = _gather(V, i, support, v)
-        largest = 0.0
-        if m <= MAX_ACTIVE:
-            m, largest = solve_active_set(
-                m, v, support, c, alpha, G, G_fine, tol * scale,
-                scratch, descent, descent_bits, index_mask,
-            )  # fmt: skip
-        else:
-            m = -1
-        if m >= 0:
-            _scatter(V, i, m, support, v)
-            n_active += m
-        else:
-            largest = _descend_row(c, G_fine, alpha, V[i], tol * scale, max_sweeps)
-            n_unconverged += largest > tol * scale
-            n_active += np.count_nonzero(V[i])
+        m, largest = _solve_row(
+            V, i, C[i], alpha, G, G_fine, tol * scale, max_sweeps,
+            support, v, scratch, descent, descent_bits, index_mask,
+        )  # fmt: skip
+        n_active += m
+        n_unconverged += largest > tol * scale
         violation = max(violation, largest / scale)
     return n_unconverged, n_active, violation if finite else np.nan
 
@@ -257,23 +269,16 @@ def add_removal_costs(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mas
                 banned = active[a]
                 codes[0, banned] = 0.0
                 correlation = c[banned]
-                c[banned] = -scale  # below alpha: it never enters
-            m = _gather(codes, 0, support, v)
-            if m <= MAX_ACTIVE:
-                m, _ = solve_active_set(
-                    m, v, support, c, alpha, G, G_fine, tol * scale,
-                    scratch, descent, descent_bits, index_mask,
-                )  # fmt: skip
-            else:
-                m = -1
-            if m >= 0:
-                _scatter(codes, 0, m, support, v)
-            else:
-                _descend_row(c, G_fine, alpha, codes[0], tol * scale, max_sweeps)
+                c[banned] = -np.inf  # it never enters
+            _solve_row(
+                codes, 0, c, alpha, G, G_fine, tol * scale, max_sweeps,
+                support, v, scratch, descent, descent_bits, index_mask,
+            )  # fmt: skip
             # At the minimum over the active set F is ||x||^2 / 2 less this.
             gain = 0.0
             for k in range(n_components):
-                gain += 0.5 * (c[k] - alpha) * codes[0, k]
+                if codes[0, k] > 0.0:
+                    gain += 0.5 * (c[k] - alpha) * codes[0, k]
             if a < 0:
                 with_all = gain
                 for k in range(n_components):
