@@ -133,7 +133,7 @@ def rank_up_to(X, offset, limit, random_state):
     """The numerical rank of X - offset, or `limit` where it is at least that.
 
     A few rows usually show that it is; only where they do not are all of them looked at, on a
-    random projection to `limit` dimensions.
+    random projection to a few more than `limit` dimensions.
     """
     xp = kind_of(X).xp
     resolution = max(X.shape) * float(xp.finfo(X.dtype).eps)
@@ -145,7 +145,13 @@ def rank_up_to(X, offset, limit, random_state):
         squares = xp.linalg.eigvalsh(few @ few.T)
         if int((squares > max(resolution, 1e-6) ** 2 * squares[-1]).sum()) >= limit:
             return limit
-    projection = like(random_state.standard_normal((X.shape[1], limit)), X)
-    sketch = as_float64(X @ xp.astype(projection, X.dtype)) - offset @ projection
-    singular = xp.linalg.svdvals(sketch)
-    return int((singular > resolution * singular[0]).sum())
+    if n_few < X.shape[1]:
+        projection = like(random_state.standard_normal((X.shape[1], n_few)), X)
+        X, offset = X @ xp.astype(projection, X.dtype), offset @ projection
+    gram = 0.0
+    for rows in row_blocks(X.shape[0]):
+        block = as_float64(X[rows]) - offset
+        gram = gram + block.T @ block
+    squares = xp.linalg.eigvalsh(gram)
+    rank = int((squares > max(resolution, 1e-6) ** 2 * squares[-1]).sum())
+    return min(rank, limit)
