@@ -12,11 +12,11 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, validated
-from ._solvers import Coding, get_backend
+from ._solvers import get_backend
 
 #: Largest relative KKT violation that codes may have, by precision (see `kkt_violation`).
 CODE_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
-#: Bound on the coordinate descent sweeps per sample; ordinary samples need some tens.
+#: Bound on the coordinate descent sweeps of a sample that the active-set method leaves to it.
 MAX_SWEEPS = 10_000
 
 
@@ -44,12 +44,6 @@ def improve_codes(backend, X, U, alpha, V):
         return backend.encode(X, as_float64(U), float(alpha), V, **exactly(X))
 
 
-def joined(codings):
-    """The `Coding` of all samples from those of parts of them."""
-    n_unconverged, n_active, violations = zip(*codings, strict=True)
-    return Coding(sum(n_unconverged), sum(n_active), float(np.max(violations)))
-
-
 def unconverged_message(n_unconverged, n_samples):
     return (
         f"the codes of {n_unconverged} of {n_samples} samples missed the tolerance; the atoms are "
@@ -67,9 +61,10 @@ def raise_not_finite(X, estimator_name=None):
     rows = ~xp.all(xp.isfinite(X), axis=1)
     with config_context(assume_finite=False):
         assert_all_finite(to_numpy(X[rows]), estimator_name=estimator_name, input_name="X")
+    advice = ", or use float64" if X.dtype == xp.float32 else ""
     raise ValueError(
-        f"X is too large for its precision, {X.dtype}: sums of its products overflow. Divide X by "
-        "a constant (and an absolute alpha by its square), or use float64."
+        f"X is too large for its precision, {X.dtype}: sums of its products overflow. Divide X "
+        f"(and an absolute alpha) by a constant{advice}."
     )
 
 
@@ -86,8 +81,8 @@ def sparse_encode_nonneg(X, components, *, alpha=1.0, backend="auto", device=Non
     """Non-negative sparse codes of X on a fixed dictionary.
 
     Solves ``min_v 1/2 ||x - v U||^2 + alpha * sum(v)`` over ``v >= 0`` for every row x of X: a
-    non-negative lasso per sample, by coordinate descent on the Gram matrix with exact steps on the
-    active set. The rows are independent of each other.
+    non-negative lasso per sample, by an active-set method on the Gram matrix, or coordinate descent
+    where many atoms are active. The rows are independent of each other.
 
     Parameters
     ----------

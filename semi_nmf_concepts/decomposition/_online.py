@@ -11,10 +11,8 @@ import numpy as np
 from ._arrays import as_float64, kind_of, like
 from ._encode import zero_codes
 from ._objective import row_blocks, row_norms
-from ._solvers._problem import unused_atoms
+from ._solvers._problem import LOOSE_CODES, unused_atoms
 
-#: The dictionary moves at every step, so the codes need not be exact.
-_LOOSE_CODES = {"tol": 1e-3, "max_sweeps": 100}
 #: Turns of codes and dictionary on one mini-batch, and passes over the atoms in each.
 _ALTERNATIONS, _DICTIONARY_PASSES = 2, 3
 #: A residual that exceeds alpha by less than this share of the longest sample is not worth an atom.
@@ -33,7 +31,7 @@ def online_step(backend, X, U, alpha, A, B, forgetting):
     A *= forgetting
     B *= forgetting
     for _ in range(_ALTERNATIONS):
-        step = backend.code_pass(X, U, alpha, V, **_LOOSE_CODES)
+        step = backend.code_pass(X, U, alpha, V, **LOOSE_CODES)
         A_now, B_now = A + step.A, B + step.B
         for _ in range(_DICTIONARY_PASSES):
             backend.update_dictionary(U, A_now, B_now)

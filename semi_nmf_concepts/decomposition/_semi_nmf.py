@@ -19,7 +19,6 @@ from ._encode import (
     encode,
     exactly,
     improve_codes,
-    joined,
     raise_not_finite,
     unconverged_message,
     zero_codes,
@@ -29,7 +28,7 @@ from ._objective import objective_from_statistics, project_atoms, squared_error
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, rank_up_to
 from ._progress import progress_bar
-from ._solvers import get_backend, share_kept
+from ._solvers import get_backend, join_codings, share_kept
 from ._training import Trainer
 
 #: Atoms count as sorted where no total activation exceeds the one before by more than this share
@@ -102,7 +101,8 @@ n_features), default="grow"
     forgetting : float, default=None
         Factor in (0, 1] by which, at every online step (in the warm-up and in `partial_fit`), the
         sums over earlier mini-batches shrink; about the last ``1 / (1 - forgetting)`` of them then
-        count. None: ``t / (t + 3)`` at step t, so that later steps weigh more, as their codes are
+        count. None: ``t / (t + 3)`` after t steps (in `partial_fit`, after t times as many samples
+        as the mini-batch has), so that later steps weigh more, as their codes are
         better, and the dictionary still comes to rest. Choose a number for a stream that changes;
         1 forgets nothing.
     backend : {"auto", "numba", "torch", "cupy"}, default="auto"
@@ -121,7 +121,8 @@ n_features), default="grow"
     warm_start : bool, default=False
         Start from the `components_` of the previous fit, if there was one.
     random_state : int, RandomState instance or None, default=None
-        Draws of the initialisation and of the mini-batches. Give an int for repeatable results.
+        Draws of starts, mini-batches, samples to search on and candidates for new atoms. Give an
+        int for repeatable results.
     verbose : int, default=0
         1 shows a progress bar with the objective and the KKT violation, which costs some time.
 
@@ -136,7 +137,7 @@ n_features), default="grow"
     objective_ : float
         F at `dictionary_` and the codes of the training data.
     objective_history_ : ndarray of shape (n_iter_ + 1,)
-        Lowest F up to each batch iteration of the start that won, then that of the final codes.
+        Lowest F up to each batch iteration of the start that won, and up to the final codes.
         Non-increasing. Not after `partial_fit`.
     reconstruction_err_ : float
         ``||X - V U||_F`` in the space of the factorisation.
@@ -368,32 +369,38 @@ n_features), default="grow"
         with data.backend.session():
             with progress_bar(type(self).__name__, data.X, shown=self.verbose) as callback:
                 trainer = self._trainer(data, random_state, callback=callback, observer=observer)
-                fit, self.alpha_ = trainer.run()
-            return self._finish(data, fit)
+                fit, alpha = trainer.run()
+            return self._finish(data, fit, alpha)
 
     def _learn(self, data, random_state):
         """`partial_fit` on opened data; the first call has a `random_state`."""
         if random_state is not None:
-            U, self.alpha_ = self._trainer(data, random_state).first_guess()
-            self._set_map(data)
+            U, alpha = self._trainer(data, random_state).first_guess()
             A = B = None
-            self.n_iter_ = self.n_samples_seen_ = 0
+            n_steps = n_seen = 0
         else:
             self._check_n_components()
+            alpha, n_steps, n_seen = self.alpha_, self.n_iter_, self.n_samples_seen_
             kept = (self.dictionary_, self.codes_gram_, getattr(self, "_codes_data", None))
             U, A, B = (None if array is None else move(array, data.place) for array in kept)
         U = project_atoms(as_float64(U))  # a copy
         A, B = sums_to_continue(A, B, U)
         for rows in mini_batches(data.X.shape[0], self.batch_size):
             batch = data.X[rows]
-            kept = share_kept(self.forgetting, self.n_iter_)
-            online_step(data.backend, batch, U, self.alpha_, A, B, kept)
-            self.n_iter_ += 1
-        self.n_samples_seen_ += data.X.shape[0]
-        U = self._set_dictionary(data, U)
-        self._set_fitted(data.kind, codes_gram_=A, _codes_data=B)
+            # What was seen so far counts as steps of this size, also after a fit.
+            kept = share_kept(self.forgetting, n_seen / batch.shape[0])
+            online_step(data.backend, batch, U, alpha, A, B, kept)
+            n_steps, n_seen = n_steps + 1, n_seen + batch.shape[0]
+        U = _as_kept(data, U)
+        V, statistics = _coded_from_zero(data.backend, batch, U, alpha)
         vars(self).pop("objective_history_", None)  # that of an earlier fit
-        V, statistics = _coded_from_zero(data.backend, batch, U, self.alpha_)
+        if random_state is not None:
+            self.alpha_ = alpha
+            self._set_map(data)
+        self._set_dictionary(data, U)
+        self._set_fitted(
+            data.kind, codes_gram_=A, _codes_data=B, n_iter_=n_steps, n_samples_seen_=n_seen
+        )
         self._describe(batch, data.row_norms[rows], U, V, statistics)
         self._warn_of_codes(statistics.coding, batch.shape[0])
 
@@ -402,6 +409,8 @@ n_features), default="grow"
 
         The map is learned from X where there is a `random_state`, and else the one learned before.
         """
+        if isinstance(self.whiten, bool | np.bool_):
+            raise ValueError(f"whiten must be a number of components or None; got {self.whiten}.")
         X, kind = self._validate(X, method=method, reset=random_state is not None, finite=False)
         place, backend = self._place(kind)
         X = move(X, place)
@@ -433,6 +442,12 @@ n_features), default="grow"
         # Not only NaN: with sums of products as large as this, the solver could overflow.
         if not squared_norm <= 0.01 * float(backend.xp.finfo(X.dtype).max):
             raise_not_finite(X, type(self).__name__)
+        precision = backend.xp.finfo(X.dtype)
+        if 0.0 < float(norms.max()) ** 2 < float(precision.smallest_normal) / float(precision.eps):
+            raise ValueError(
+                f"X is too small for its precision, {X.dtype}: its products underflow. Multiply X "
+                "(and an absolute alpha) by a constant."
+            )
         return sums, norms
 
     def _trainer(self, data, random_state, **options):
@@ -449,7 +464,7 @@ n_features), default="grow"
             given, name = self.init, "init"
         else:
             return None
-        given = check_array(to_numpy(given), dtype=np.float64, input_name=name)
+        given = check_array(to_numpy(given), dtype=np.float64, order="C", input_name=name)
         expected = (self.n_components, self.n_features_in_)
         if given.shape != expected:
             raise ValueError(
@@ -458,11 +473,14 @@ n_features), default="grow"
             )
         return given
 
-    def _finish(self, data, fit):
+    def _finish(self, data, fit, alpha):
         """Sort the atoms, compute the final codes, set the attributes; returns the codes."""
+        U, V, statistics = self._sorted_and_coded(data, fit, alpha)
+        # All attributes after all work: a fit that is interrupted leaves an earlier one whole.
         vars(self).pop("_codes_data", None)  # of an earlier partial_fit
-        U, V, statistics = self._sorted_and_coded(data, fit)
+        self.alpha_ = alpha
         self._set_map(data)
+        self._set_dictionary(data, U)
         self._describe(data.X, data.row_norms, U, V, statistics)
         history = np.minimum.accumulate([*fit.history, self.objective_])
         self._set_fitted(
@@ -475,14 +493,14 @@ n_features), default="grow"
         self._warn_of_result(fit, statistics.coding, data.row_norms)
         return move(V, data.kind)
 
-    def _sorted_and_coded(self, data, fit):
+    def _sorted_and_coded(self, data, fit, alpha):
         """Dictionary with its atoms sorted by total activation, codes, and their statistics."""
         xp = kind_of(data.X).xp
         U, totals = fit.U, xp.sum(fit.V, axis=0, dtype=xp.float64)
         for _ in range(_MAX_SORTS):  # the codes of the last iteration put most atoms in order
             U = U[xp.argsort(-totals, stable=True)]
-            rounded = self._set_dictionary(data, U)
-            V, statistics = _coded_from_zero(data.backend, data.X, rounded, self.alpha_)
+            rounded = _as_kept(data, U)
+            V, statistics = _coded_from_zero(data.backend, data.X, rounded, alpha)
             totals = xp.sum(V, axis=0, dtype=xp.float64)
             if not bool((totals[1:] - totals[:-1] > _SORTED * totals.max()).any()):
                 break
@@ -498,12 +516,10 @@ n_features), default="grow"
         )
 
     def _set_dictionary(self, data, U):
-        """Keep U in the precision of X; returns it as `transform` will see it, in float64."""
+        """Keep U in the precision of X."""
         xp, dtype = kind_of(U).xp, data.X.dtype
-        rounded = xp.astype(U, dtype)
         components = xp.astype(data.map_.directions_to_input(U), dtype)
-        self._set_fitted(data.kind, dictionary_=rounded, components_=components)
-        return as_float64(rounded)
+        self._set_fitted(data.kind, dictionary_=xp.astype(U, dtype), components_=components)
 
     def _describe(self, X, row_norms, U, V, statistics):
         """Set the attributes that say how well U and the codes V describe X."""
@@ -535,7 +551,7 @@ n_features), default="grow"
             improve_codes(backend, map_.to_factorised(X[rows]), U, self.alpha_, V[rows])
             for rows in map_.blocks(X)
         ]
-        return V, joined(codings)
+        return V, join_codings(codings)
 
     def _reconstruct(self, V):
         xp = kind_of(V).xp
@@ -618,6 +634,11 @@ class _Data(NamedTuple):
     map_: AffineMap
     X: Any  # in the space of the factorisation
     row_norms: Any  # of that X
+
+
+def _as_kept(data, U):
+    """U as `transform` will see it, rounded to the precision of X, in float64."""
+    return as_float64(kind_of(U).xp.astype(U, data.X.dtype))
 
 
 def _coded_from_zero(backend, X, U, alpha):

@@ -3,7 +3,7 @@
 Nothing here imports numba or torch until `get_backend` is called.
 """
 
-from ._base import Backend, Coding, Statistics
+from ._base import Backend, Coding, Statistics, join_codings
 from ._descent import DictionaryFit
 from ._hybrid import fit_dictionary, sketch
 from ._online import share_kept
@@ -15,6 +15,7 @@ __all__ = [
     "Statistics",
     "fit_dictionary",
     "get_backend",
+    "join_codings",
     "share_kept",
     "sketch",
 ]

@@ -7,6 +7,7 @@ Only the first one touches the data: it is the place to fuse, to thread, to use 
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from math import nan
 from typing import Any, NamedTuple
 
 #: An atom whose share of trace(V^T V) is below this counts as unused.
@@ -19,6 +20,14 @@ class Coding(NamedTuple):
     n_unconverged: int  # samples whose codes missed the tolerance
     n_active: int  # positive codes in all
     violation: float  # largest KKT violation left; NaN where X has entries that are not finite
+
+
+def join_codings(codings):
+    """The `Coding` of all samples from those of parts of them."""
+    n_unconverged, n_active, violations = zip(*codings, strict=True)
+    worst = max(violations)
+    unknown = any(violation != violation for violation in violations)
+    return Coding(sum(n_unconverged), sum(n_active), nan if unknown else worst)
 
 
 class Statistics(NamedTuple):

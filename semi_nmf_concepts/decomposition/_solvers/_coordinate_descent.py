@@ -1,7 +1,7 @@
 """Compiled kernel: the codes of one sample by coordinate descent with exact active-set steps.
 
-Slower than `_active_set` where few atoms are active, but it takes any number of them, starts well
-from good codes, and copes with atoms that depend on each other.
+Slower than `_lawson_hanson` where few atoms are active, but it takes any number of them, starts
+well from good codes, and copes with atoms that depend on each other.
 """
 
 import numpy as np

@@ -175,7 +175,7 @@ def solve_active_set(
         if k < 0:
             return m, 0.0
         if descent[k] <= threshold:
-            return m, float(descent[k])
+            return m, np.float64(descent[k])
         if m == MAX_ACTIVE:
             return -1, 0.0
         support[m] = k

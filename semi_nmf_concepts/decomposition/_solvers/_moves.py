@@ -28,7 +28,7 @@ def settled(problem, state, iterations, random_state):
 def step(problem, state, random_state):
     """One batch iteration; atoms that no sample uses take the direction of what is left over.
 
-    As their codes are zero, this leaves F as it is.
+    As their codes are zero (but for rounding), this leaves F as it is.
     """
     state, A = batch_iteration(problem, state)
     unused = unused_atoms(problem.xp, A)

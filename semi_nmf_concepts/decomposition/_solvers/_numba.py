@@ -10,7 +10,7 @@ from joblib import effective_n_jobs
 from threadpoolctl import ThreadpoolController
 
 from .._objective import row_blocks
-from ._base import UNUSED_SHARE, Backend, Coding, Statistics
+from ._base import UNUSED_SHARE, Backend, Coding, Statistics, join_codings
 from ._numba_kernels import (
     accumulate_rows,
     add_moments,
@@ -60,7 +60,7 @@ class NumbaBackend(Backend):
 
         def work(rows):
             sums = np.zeros(X.shape[1])
-            add_moments(X[rows], sums, norms[rows])
+            add_moments(_read_only(X[rows]), sums, norms[rows])
             return sums
 
         return sum(self._over_shares(X.shape[0], work)), norms
@@ -70,9 +70,9 @@ class NumbaBackend(Backend):
 
         def work(rows):
             coder = shared.with_own_scratch()
-            return _joined([coder.encode(block, V) for block in coder.blocks(rows)])
+            return join_codings([coder.encode(block, V) for block in coder.blocks(rows)])
 
-        return _joined(self._over_shares(X.shape[0], work))
+        return join_codings(self._over_shares(X.shape[0], work))
 
     def code_pass(self, X, U, alpha, V, *, tol, max_sweeps):
         shared = _Coder(X, U, alpha, tol, max_sweeps)
@@ -85,10 +85,13 @@ class NumbaBackend(Backend):
             return sums
 
         A, B, sum_V, codings = zip(
-            *((s.A, s.B, s.sum_V, _joined(s.codings)) for s in self._over_shares(len(X), work)),
+            *(
+                (s.A, s.B, s.sum_V, join_codings(s.codings))
+                for s in self._over_shares(len(X), work)
+            ),
             strict=True,
         )
-        return Statistics(sum(A), sum(B), sum(sum_V), _joined(codings))
+        return Statistics(sum(A), sum(B), sum(sum_V), join_codings(codings))
 
     def removal_costs(self, X, U, alpha, V, *, tol, max_sweeps):
         shared = _Coder(X, U, alpha, tol, max_sweeps)
@@ -130,7 +133,7 @@ class _Coder:
         self.G = np.zeros((self.n_components, n_padded), X.dtype)
         self.G[:, : self.n_components] = self.G_fine
         self.C = None  # scratch: correlations of a block
-        self.alpha = X.dtype.type(alpha)
+        self.alpha = X.dtype.type(min(alpha, np.finfo(X.dtype).max))
         self.tol, self.max_sweeps = tol, max_sweeps
         self.integer = np.dtype(f"i{X.dtype.itemsize}").type
         self.index_mask = self.integer(2 ** (n_padded - 1).bit_length() - 1)
@@ -173,7 +176,10 @@ class _Coder:
 
     def _correlations(self, rows):
         C = self.C[: rows.stop - rows.start]
-        np.matmul(self.X[rows], self.atoms, out=C[:, : self.n_components])
+        # Entries that are not finite show in the codes. In threads of their own the caller's
+        # settings do not hold.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(self.X[rows], self.atoms, out=C[:, : self.n_components])
         return C
 
 
@@ -190,7 +196,7 @@ class _Sums:
     def add(self, X, V, coding):
         self.codings.append(coding)
         if coding.n_active <= _SPARSE_SHARE * V.size:
-            self.sum_V += accumulate_rows(X, V, self.A, self.B, self.B_block)
+            self.sum_V += accumulate_rows(_read_only(X), V, self.A, self.B, self.B_block)
             return
         codes = V.astype(np.float64)
         self.A += codes.T @ codes
@@ -198,10 +204,10 @@ class _Sums:
         self.sum_V += float(codes.sum())
 
 
-def _joined(codings):
-    n_unconverged, n_active, violations = zip(*codings, strict=True)
-    # np.max, as opposed to max, keeps NaN
-    return Coding(sum(n_unconverged), sum(n_active), float(np.max(violations)))
+def _read_only(view):
+    """A view as read-only, whatever X is: else the kernels would be compiled for either kind."""
+    view.flags.writeable = False
+    return view
 
 
 @cache

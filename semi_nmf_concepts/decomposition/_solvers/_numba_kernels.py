@@ -119,7 +119,7 @@ def encode_rows(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mask, inf
         if not maximum[0] > alpha:  # no atom earns its price
             _scatter(V, i, 0, support, v)
             continue
-        scale = float(maximum[1])
+        scale = np.float64(maximum[1])
         m, largest = _solve_row(
             V, i, C[i], alpha, G, G_fine, tol * scale, max_sweeps,
             support, v, scratch, descent, descent_bits, index_mask,
@@ -140,7 +140,7 @@ def _descend_row(c, G, alpha, codes, threshold, max_sweeps):
     active = np.empty(n_components, np.int64)
     factor = np.empty((n_components, n_components))
     largest = descend(
-        v, c.astype(np.float64), G, float(alpha), threshold, max_sweeps,
+        v, c.astype(np.float64), G, np.float64(alpha), threshold, max_sweeps,
         gradient, active, factor, direction,
     )  # fmt: skip
     for k in range(n_components):
@@ -170,7 +170,7 @@ def accumulate_rows(X, V, A, B, B_block):
             value = V[i, k]
             total += value
             for b in range(m):
-                A[k, active[b]] += float(value) * float(V[i, active[b]])
+                A[k, active[b]] += np.float64(value) * np.float64(V[i, active[b]])
             out = B_block[k]
             for j in range(row.shape[0]):
                 out[j] += value * row[j]
@@ -190,14 +190,14 @@ def add_moments(X, column_sums, row_norms):
         s0 = s1 = s2 = s3 = 0.0
         n_whole = row.shape[0] - row.shape[0] % 4
         for j in range(0, n_whole, 4):
-            x0, x1 = float(row[j]), float(row[j + 1])
-            x2, x3 = float(row[j + 2]), float(row[j + 3])
+            x0, x1 = np.float64(row[j]), np.float64(row[j + 1])
+            x2, x3 = np.float64(row[j + 2]), np.float64(row[j + 3])
             s0 += x0 * x0
             s1 += x1 * x1
             s2 += x2 * x2
             s3 += x3 * x3
         for j in range(n_whole, row.shape[0]):
-            square += float(row[j]) * float(row[j])
+            square += np.float64(row[j]) * np.float64(row[j])
         row_norms[i] = np.sqrt(square + s0 + s1 + s2 + s3)
         for j in range(row.shape[0]):
             column_sums[j] += row[j]

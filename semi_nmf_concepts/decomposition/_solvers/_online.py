@@ -18,6 +18,8 @@ _BATCH_PER_ATOM, _MIN_BATCH, _MAX_BATCH, _BATCH_SHARE = 3, 64, 256, 1 / 8
 #: Step t keeps the share t / (t + 3) of the sums before it: later steps weigh more, as their codes
 #: are better, yet the dictionary comes to rest.
 _MEMORY = 3.0
+#: A mean shorter than this share of the samples (they were centred, say) has no direction.
+_SAME_WAY = 1e-3
 #: Share of its final size by which a growing dictionary grows per step.
 _GROWTH = 1 / 8
 #: Steps on a dictionary of full size: so many samples for each atom, and at least so many steps.
@@ -25,7 +27,7 @@ _SAMPLES_PER_ATOM, _MIN_STEPS = 120, 20
 
 
 def share_kept(forgetting, n_steps):
-    """The factor on the sums of the steps before, after so many of them."""
+    """The factor on the sums of the steps before, after so many (not necessarily whole) of them."""
     return n_steps / (n_steps + _MEMORY) if forgetting is None else forgetting
 
 
@@ -91,7 +93,7 @@ def online_dictionary(
     n_samples = problem.X.shape[0]
     if batch_size is None:
         batch_size = min(max(_BATCH_PER_ATOM * n_components, _MIN_BATCH), _MAX_BATCH)
-        batch_size = min(max(batch_size, n_components), max(int(_BATCH_SHARE * n_samples), 1))
+        batch_size = min(max(batch_size, n_components), max(int(_BATCH_SHARE * n_samples), 8))
     start = _mean_direction(problem) if U is None else U
     learner = OnlineLearner(problem, start, batch_size, forgetting, random_state)
     if U is None:
@@ -118,11 +120,11 @@ def _grow(learner, n_components, observe):
 
 
 def _mean_direction(problem):
-    """The direction of the mean, or of the longest sample where the mean is zero; one row."""
+    """The direction of the mean, or of the longest sample where there is no mean; one row."""
     xp, X = problem.xp, problem.X
     mean = xp.mean(xp.astype(X[:4096], xp.float64), axis=0)
     length = float(xp.linalg.vector_norm(mean))
-    if not length > 0.0:
+    if not length > _SAME_WAY * float(xp.mean(xp.linalg.vector_norm(X[:4096], axis=1))):
         norms = xp.linalg.vector_norm(X, axis=1)
         mean = xp.astype(X[int(xp.argmax(norms))], xp.float64)
         length = float(xp.linalg.vector_norm(mean)) or 1.0

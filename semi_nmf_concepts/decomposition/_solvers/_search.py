@@ -64,7 +64,7 @@ class Search:
     max_iter: int
     random_state: Any
     record: Record  # whose observer is told
-    dense: bool = False  # what the last search found the codes to be
+    dense: bool | None = None  # what the first search found the codes to be
 
     def started(self, U=None):
         """A dictionary after online steps, from U or grown from nothing."""
@@ -84,7 +84,8 @@ class Search:
         record = Record(None, self.record.observer, self.record.basis)
         descent = Descent(self._sample, _COARSE_TOL, self.max_iter, self.random_state, record)
         state = descent.run(State.start(self._sample, U), _FIRST_ITERATIONS)
-        self.dense = mean_active(state.V) > _DENSE * self.n_components
+        if self.dense is None:
+            self.dense = mean_active(state.V) > _DENSE * self.n_components
         if self.dense:
             larger = sample(self.problem, self.n_components, self.random_state, _DENSE_FACTOR)
             state = State.start(larger, state.U)

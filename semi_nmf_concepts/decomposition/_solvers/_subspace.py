@@ -29,14 +29,23 @@ def reduced(problem, n_components, random_state):
     if min(problem.X.shape) < _MIN_FACTOR * n_dimensions:
         return problem, None
     basis = _leading_directions(problem, n_dimensions, random_state)
+    if basis is None:
+        return problem, None
     return replace(problem, X=problem.X @ problem.xp.astype(basis, problem.X.dtype)), basis
 
 
 def _leading_directions(problem, n_dimensions, random_state):
-    """About the leading right singular vectors of some of the samples: one power iteration."""
+    """About the leading right singular vectors of some of the samples, by one power iteration.
+
+    None where these samples are zero.
+    """
     xp, X = problem.xp, problem.X
     n_rows = min(X.shape[0], _SAMPLES * n_dimensions)
     X = X[like(random_state.permutation(X.shape[0])[:n_rows], X)]
+    largest = float(xp.max(xp.abs(X)))
+    if not largest > 0.0:
+        return None
+    X = X / largest  # only directions matter, and fourth powers of X must not overflow
     start = like(random_state.standard_normal((X.shape[1], n_dimensions)), X)
     sketch = as_float64(X.T @ (X @ xp.astype(start, X.dtype)))
     # Orthonormal through the small Gram matrix: as accurate as needed, and far quicker than QR.
