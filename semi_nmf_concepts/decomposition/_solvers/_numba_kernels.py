@@ -119,13 +119,25 @@ def encode_rows(C, C_bits, G, G_fine, alpha, V, tol, max_sweeps, index_mask, inf
         if not maximum[0] > alpha:  # no atom earns its price
             _scatter(V, i, 0, support, v)
             continue
+        c = C[i]
         scale = np.float64(maximum[1])
-        m, largest = _solve_row(
-            V, i, C[i], alpha, G, G_fine, tol * scale, max_sweeps,
-            support, v, scratch, descent, descent_bits, index_mask,
-        )  # fmt: skip
-        n_active += m
-        n_unconverged += largest > tol * scale
+        # `_solve_row` written out: as a function it makes the whole pass a tenth slower.
+        m = _gather(V, i, support, v)
+        largest = 0.0
+        if m <= MAX_ACTIVE:
+            m, largest = solve_active_set(
+                m, v, support, c, alpha, G, G_fine, tol * scale,
+                scratch, descent, descent_bits, index_mask,
+            )  # fmt: skip
+        else:
+            m = -1
+        if m >= 0:
+            _scatter(V, i, m, support, v)
+            n_active += m
+        else:
+            largest = _descend_row(c, G_fine, alpha, V[i], tol * scale, max_sweeps)
+            n_unconverged += largest > tol * scale
+            n_active += np.count_nonzero(V[i])
         violation = max(violation, largest / scale)
     return n_unconverged, n_active, violation if finite else np.nan
 
