@@ -27,6 +27,7 @@ _HOMES = {
     "PCAConcepts": "decomposition",
     "SemiNMFConcepts": "decomposition",
     "SimpleConcepts": "decomposition",
+    "sparse_encode_nonneg": "decomposition",
     "Concept": "grounding",
     "ConceptReport": "grounding",
     "LocalExplanation": "grounding",

@@ -132,7 +132,7 @@ def validated(check, X, *, finite=True):
     ``check_array`` or ``validate_data`` of an estimator, with what else it needs to know. `finite`
     asks for the check that costs a pass over X.
     """
-    X = _widened(_dense(X))
+    X = widened(_dense(X))
     kind = kind_of(X)
     if kind.on_host:
         X = X if kind == NUMPY else to_numpy(X)
@@ -154,7 +154,7 @@ def _dense(X):
     return X
 
 
-def _widened(X):
+def widened(X):
     """Floats shorter than four bytes as float32, which holds all their values."""
     if is_torch_array(X):
         return X.float() if X.is_floating_point() and X.element_size() < 4 else X

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._arrays import as_float64, check_same_kind, kind_of, move, validated, working
+from ._arrays import as_float64, check_same_kind, kind_of, move, validated, widened, working
 from ._objective import row_blocks
 
 
@@ -79,7 +79,7 @@ def check_codes(estimator, V, *, method):
     V = V.to_numpy() if hasattr(V, "to_numpy") else V
     V = V if hasattr(V, "shape") else np.asarray(V)
     check_same_kind(estimator, V, method=method)
-    kind, V = kind_of(V), working(V)
+    kind, V = kind_of(V), working(widened(V))
     n_components = estimator.components_.shape[0]
     if V.ndim != 2 or V.shape[1] != n_components:
         raise ValueError(

@@ -77,7 +77,7 @@ def raise_not_finite(X, estimator_name=None):
     },
     prefer_skip_nested_validation=True,
 )
-def sparse_encode_nonneg(X, components, *, alpha=1.0, backend="auto", device=None, n_jobs=None):
+def sparse_encode_nonneg(X, components, alpha=1.0, *, backend="auto", device=None, n_jobs=None):
     """Non-negative sparse codes of X on a fixed dictionary.
 
     Solves ``min_v 1/2 ||x - v U||^2 + alpha * sum(v)`` over ``v >= 0`` for every row x of X: a

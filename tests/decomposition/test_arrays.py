@@ -330,3 +330,33 @@ def move_by_hand(model):
 def test_the_baselines_want_data_on_the_cpu(X, model, on_device):
     with pytest.raises(ValueError, match=f"{type(model).__name__} runs on the CPU; X is an array"):
         clone(model).fit(torch.from_numpy(X))
+
+
+def test_codes_of_half_precision_are_taken_back():
+    torch = pytest.importorskip("torch")
+    X = torch.as_tensor(np.random.default_rng(0).standard_normal((40, 6))).bfloat16()
+    model = SemiNMFConcepts(3, alpha=0.1, random_state=0).fit(X)
+    reconstructed = model.inverse_transform(torch.ones((2, 3), dtype=torch.bfloat16))
+    assert reconstructed.dtype == torch.float32
+    assert reconstructed.shape == (2, 6)
+
+
+def test_read_only_data_run_on_the_same_kernels():
+    """Memory maps are read-only; no kernel is compiled for them anew."""
+    from semi_nmf_concepts.decomposition._solvers import _numba_kernels
+
+    X = np.random.default_rng(0).standard_normal((200, 6))
+    expected = SemiNMFConcepts(3, alpha=0.1, random_state=0).fit(X)
+    kernels = (_numba_kernels.accumulate_rows, _numba_kernels.add_moments)
+    before = [len(kernel.signatures) for kernel in kernels]
+    X.flags.writeable = False
+    found = SemiNMFConcepts(3, alpha=0.1, random_state=0).fit(X)
+    assert [len(kernel.signatures) for kernel in kernels] == before
+    np.testing.assert_array_equal(found.components_, expected.components_)
+
+
+@pytest.mark.parametrize("dtype, scale", [(np.float32, 1e-25), (np.float64, 1e-160)])
+def test_data_too_small_for_their_precision_are_refused(dtype, scale):
+    X = (np.random.default_rng(0).standard_normal((40, 6)) * scale).astype(dtype)
+    with pytest.raises(ValueError, match="X is too small for its precision"):
+        SemiNMFConcepts(3, alpha=0.1, alpha_scale="relative").fit(X)

@@ -448,3 +448,25 @@ def test_importing_the_package_does_not_load_the_compiler():
         "sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_interrupted_fit_leaves_the_one_before_whole(monkeypatch):
+    from semi_nmf_concepts.decomposition import _semi_nmf
+
+    X = np.random.default_rng(0).standard_normal((60, 8))
+    model = SemiNMFConcepts(3, alpha=0.1, random_state=0).fit(X)
+    codes = model.transform(X)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_semi_nmf, "_coded_from_zero", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.set_params(center=True, alpha=1.0).fit(X + 5.0)
+    np.testing.assert_array_equal(model.transform(X), codes)
+
+
+def test_whiten_is_a_number():
+    with pytest.raises(ValueError, match="whiten must be a number of components or None; got True"):
+        SemiNMFConcepts(2, whiten=True).fit(np.eye(5))
