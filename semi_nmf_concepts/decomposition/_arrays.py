@@ -210,7 +210,7 @@ def choose_place(kind, backend, device):
     if backend == "torch":
         import torch
 
-        return Place("torch", Kind(_torch_namespace(), torch.device("cuda", kind.device.id)))
+        return Place("torch", Kind(torch_namespace(), torch.device("cuda", kind.device.id)))
     return Place("cupy", _cupy_kind(kind.device.index))
 
 
@@ -222,14 +222,15 @@ def _place_for_host(backend, device):
             )
         return Place("numba", NUMPY)
     if backend == "torch":
-        return Place("torch", Kind(_torch_namespace(), _torch_device(device)))
+        return Place("torch", Kind(torch_namespace(), _torch_device(device)))
     name, _, index = (device or "cuda").partition(":")
     if name != "cuda" or not (index or "0").isdigit():
         raise ValueError(f"backend='cupy' computes on 'cuda' or 'cuda:N'; got device={device!r}.")
     return Place("cupy", _cupy_kind(int(index) if index else None))
 
 
-def _torch_namespace():
+def torch_namespace():
+    """PyTorch by the array API standard; imports torch."""
     import array_api_compat.torch
 
     return array_api_compat.torch

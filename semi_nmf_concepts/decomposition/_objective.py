@@ -48,10 +48,15 @@ def objective_from_statistics(squared_norm_X, sum_V, A, B, U, alpha):
 
     It subtracts large numbers, so it is accurate relative to ``||X||^2``, not to F.
     """
+    return 0.5 * squared_error_from_statistics(squared_norm_X, A, B, U) + alpha * sum_V
+
+
+def squared_error_from_statistics(squared_norm_X, A, B, U):
+    """``||X - V U||_F^2`` from the same sums, as accurate."""
     xp = kind_of(U).xp
     U = as_float64(U)
     error = squared_norm_X - 2.0 * float(xp.sum(B * U)) + float(xp.sum(A * (U @ U.T)))
-    return 0.5 * max(error, 0.0) + alpha * sum_V
+    return max(error, 0.0)
 
 
 def project_atoms(U):

@@ -24,7 +24,7 @@ from ._encode import (
     zero_codes,
 )
 from ._init import INITS
-from ._objective import objective_from_statistics, project_atoms, squared_error
+from ._objective import project_atoms, squared_error, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, rank_up_to
 from ._progress import progress_bar
@@ -526,7 +526,7 @@ n_features), default="grow"
         xp = kind_of(X).xp
         A, B, sum_V, coding = statistics
         squared_norm = float((row_norms * row_norms).sum())
-        error = 2.0 * objective_from_statistics(squared_norm, 0.0, A, B, U, 0.0)
+        error = squared_error_from_statistics(squared_norm, A, B, U)
         terms = max(squared_norm, float(xp.abs(A * (U @ U.T)).sum()))
         precision = "float32" if X.dtype == xp.float32 else "float64"
         if error <= _SMALL_ERROR[precision] * terms:

@@ -14,11 +14,11 @@ from typing import Any
 import array_api_compat
 from array_api_compat import device
 
-from .._arrays import to_numpy
+from .._arrays import to_numpy, torch_namespace
 from .._objective import row_blocks
 from ._active_set import solve_codes
 from ._base import UNUSED_SHARE, Backend, Coding, Statistics
-from ._torch import through_torch, torch_has_cuda, torch_namespace, torch_scope
+from ._torch import through_torch, torch_has_cuda, torch_scope
 
 #: Atoms updated one by one between two products of A with U.
 _ATOM_BLOCK = 32

@@ -5,7 +5,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from .._arrays import as_float64, kind_of, like
+from .._arrays import as_float64, like
 from ._growth import cheapest_atoms, new_atoms
 from ._problem import LOOSE_CODES, State, batch_iteration, unused_atoms
 
@@ -75,12 +75,7 @@ def _pruned(problem, state, n_atoms):
     kept = np.ones(state.U.shape[0], dtype=bool)
     kept[cheapest_atoms(state.U, costs, n_atoms)] = False
     kept = like(np.flatnonzero(kept), state.U)
-    V = problem.xp.asarray(state.V[:, kept], copy=True)
-    return State.start(problem, state.U[kept], _contiguous(V))
-
-
-def _contiguous(V):
-    return np.ascontiguousarray(V) if kind_of(V).name == "numpy" else V.contiguous()
+    return State.start(problem, state.U[kept], problem.xp.take(state.V, kept, axis=1))
 
 
 def tournament(problem, state, random_state, observe):

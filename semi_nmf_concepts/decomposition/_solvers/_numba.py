@@ -84,14 +84,13 @@ class NumbaBackend(Backend):
                 sums.add(X[block], V[block], coder.encode(block, V))
             return sums
 
-        A, B, sum_V, codings = zip(
-            *(
-                (s.A, s.B, s.sum_V, join_codings(s.codings))
-                for s in self._over_shares(len(X), work)
-            ),
-            strict=True,
+        shares = self._over_shares(X.shape[0], work)
+        return Statistics(
+            sum(share.A for share in shares),
+            sum(share.B for share in shares),
+            sum(share.sum_V for share in shares),
+            join_codings([coding for share in shares for coding in share.codings]),
         )
-        return Statistics(sum(A), sum(B), sum(sum_V), join_codings(codings))
 
     def removal_costs(self, X, U, alpha, V, *, tol, max_sweeps):
         shared = _Coder(X, U, alpha, tol, max_sweeps)

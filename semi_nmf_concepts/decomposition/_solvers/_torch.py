@@ -9,13 +9,6 @@ from functools import cache
 import array_api_compat
 
 
-def torch_namespace():
-    """PyTorch by the array API standard."""
-    import array_api_compat.torch
-
-    return array_api_compat.torch
-
-
 @cache
 def torch_has_cuda():
     """Whether PyTorch is there and sees a CUDA device."""
