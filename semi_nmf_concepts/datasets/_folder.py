@@ -8,13 +8,12 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from .._messages import some
+from ._reading import NAMED, existing_file, existing_folder, understanding
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
-# Names that an error message lists.
-_NAMED = 3
 
 
 def load_image_folder(folder, captions=None):
@@ -69,11 +68,7 @@ def load_image_folder(folder, captions=None):
     >>> [path.name for path in data.images], data.captions
     (['a.png'], [['a dark square']])
     """
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"folder: no such folder: {folder}")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"folder: {folder} is a file; give the folder that holds it")
+    folder = existing_folder(folder, "folder")
     names = _image_names(folder)
     if not names:
         raise ValueError(
@@ -114,7 +109,7 @@ def _align(names, file):
             ]
             if len(candidates) > 1:
                 raise ValueError(
-                    f"captions: {key!r} could be any of {some(candidates, _NAMED)}; "
+                    f"captions: {key!r} could be any of {some(candidates, NAMED)}; "
                     "name it by its path below the folder"
                 )
             if not candidates:
@@ -126,13 +121,13 @@ def _align(names, file):
         unknown = list(dict.fromkeys(unknown))
         raise ValueError(
             f"captions: {file} has captions for {len(unknown)} images that are not in the folder "
-            f"({some(unknown, _NAMED)}); remove these captions or add the images"
+            f"({some(unknown, NAMED)}); remove these captions or add the images"
         )
     bare = [name for name, texts in captions.items() if not texts]
     if bare:
         raise ValueError(
             f"captions: {file} has no caption for {len(bare)} of {len(names)} images "
-            f"({some(bare, _NAMED)}); add them, or leave the captions out"
+            f"({some(bare, NAMED)}); add them, or leave the captions out"
         )
     return list(captions.values())
 
@@ -143,16 +138,14 @@ def _read_captions(file):
     A COCO annotation file belongs to a whole data set, of which the folder may hold a part; any
     other file is taken to be about this folder, and a name too many in it to be a mistake.
     """
-    if not file.is_file():
-        hint = " (it is a folder)" if file.is_dir() else ""
-        raise FileNotFoundError(f"captions: no such file: {file}{hint}")
+    existing_file(file, "captions")
     covers_more = False
     suffix = file.suffix.lower()
     if suffix not in CAPTION_SUFFIXES:
         raise ValueError(
             f"captions: {file} must end in one of {', '.join(CAPTION_SUFFIXES)}; got {suffix!r}"
         )
-    try:
+    with understanding(file, "captions"):
         if suffix == ".json":
             content = json.loads(file.read_text(encoding="utf-8-sig"))
             covers_more = isinstance(content, dict) and "annotations" in content
@@ -164,9 +157,6 @@ def _read_captions(file):
             )
         else:
             pairs = _pairs_of_table(file, "\t" if suffix == ".tsv" else ",")
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"captions: cannot understand {file}: {reason}") from error
     return pairs, covers_more
 
 

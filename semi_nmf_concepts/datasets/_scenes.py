@@ -52,6 +52,15 @@ class SceneImages(Sequence):
             return SceneImages(self.split, self.indices[item])
         return _rendered(self.split, int(self.indices[item])).copy()
 
+    def content_keys(self) -> list[str]:
+        """What tells the images apart, one text each, without rendering them."""
+        digests = _digests().get(self.split)
+        known = [""] * len(self) if digests is None else digests[self.indices].tolist()
+        return [
+            f"{self.split} {index} {digest}"
+            for index, digest in zip(self.indices.tolist(), known, strict=True)
+        ]
+
     def __repr__(self) -> str:
         return f"SceneImages(split={self.split!r}, {len(self)} scenes)"
 
