@@ -242,7 +242,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             out[index] = state
         return out
 
-    def extract(self, X, captions=None, *, token=None, layer=None):
+    def extract(self, X, captions=None, *, token=None, layer=None, on_empty="raise"):
         """Representations of the samples that are about the token, with captions and provenance.
 
         A sample is kept if the token occurs in its generated caption and, when reference captions
@@ -259,6 +259,9 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             Instead of the parameter; several tokens share one pass over the images.
         layer : int, str or list of these, default=None
             Instead of the parameter; several layers share one pass over the images.
+        on_empty : {"raise", "keep"}, default="raise"
+            What to do where no sample of a token is kept: an error, or representations without
+            rows, so that the other tokens of the pass are not lost.
 
         Returns
         -------
@@ -272,6 +275,8 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             A ValueError: no sample is kept; the message says which words do occur.
         """
         self._validate_params()
+        if on_empty not in ("raise", "keep"):
+            raise ValueError(f"on_empty must be 'raise' or 'keep', got {on_empty!r}.")
         tokens, many_tokens = _listed(self.token if token is None else token, "token")
         layers, many_layers = _listed(self.layer if layer is None else layer, "layer")
         run = self._prepare(X, captions, tokens, layers)
@@ -280,9 +285,12 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             for key, selection in selections.items():
                 selection.add(index, records and records[key], run)
         empty = [selection for selection in selections.values() if not selection.kept]
-        if empty:
+        if empty and on_empty == "raise":
             raise NoSampleKeptError(nothing_kept(empty, run), empty[0].sorted_dropped())
-        results = {key: selection.finish(run) for key, selection in selections.items()}
+        results = {
+            key: selection.finish(run, lambda layer=key[1]: self._width(layer))
+            for key, selection in selections.items()
+        }
         if many_tokens and many_layers:
             return results
         if many_tokens:

@@ -1,17 +1,16 @@
 """Models as light handles: an id, loaded at first use and shared within the process."""
 
-import contextlib
 import dataclasses
-import logging
 import os
 import threading
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from .._models import no_connection, torch_device
+from .._quiet import quiet_transformers
 from ._fingerprint import folder_fingerprint
 from ._model_files import PROCESSOR_FILES, processor_fault, weights_fault
 
@@ -280,7 +279,7 @@ def _load(handle):
         from transformers import AutoModelForImageTextToText
 
         _require_image_text(handle, config)
-        device = _device(handle)
+        device = torch_device(handle.device)
         processor = _load_processor(handle, location)
         try:
             model, info = AutoModelForImageTextToText.from_pretrained(
@@ -328,7 +327,7 @@ def _config_error(handle, error):
         return ValueError(
             f"model={handle.model!r}: its config.json is not one that transformers can use: {error}"
         )
-    if _no_connection(error):
+    if no_connection(error):
         return _unreachable(handle)
     return ValueError(
         f"model={handle.model!r} is neither a folder with a model nor a usable id of the Hugging "
@@ -351,7 +350,7 @@ def _loading_error(handle, error, part, find_fault):
 
     if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)):
         return error
-    if _no_connection(error):
+    if no_connection(error):
         return _unreachable(handle)
     fault = find_fault(_local_folder(handle))
     if fault is not None:
@@ -368,17 +367,6 @@ def _loading_error(handle, error, part, find_fault):
     else:  # without what transformers says about names of hub repositories
         reason = str(error).split("If you were trying")[0].strip() or repr(error)
     return ValueError(f"model={handle.model!r} cannot be loaded, because of its {part}: {reason}")
-
-
-def _no_connection(error):
-    """Whether the hub could not be asked, as opposed to answering that there is no such model."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    while error is not None:
-        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _load_processor(handle, location):
@@ -506,22 +494,6 @@ def _complete_snapshot(handle):
         )
 
 
-def _device(handle):
-    import torch
-
-    if handle.device != "auto":
-        try:
-            device = torch.device(handle.device)
-        except RuntimeError as error:
-            raise ValueError(f"device={handle.device!r} is no device of torch: {error}") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={handle.device!r}: torch sees no CUDA device on this machine."
-            )
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _torch_dtype(handle, device):
     import torch
 
@@ -533,34 +505,3 @@ def _torch_dtype(handle, device):
 def _to_numpy(tensor):
     """float32 NumPy copy of a tensor."""
     return tensor.detach().float().cpu().numpy()
-
-
-@contextlib.contextmanager
-def quiet_transformers():
-    """Import transformers and hide its notices and progress bars for the time of the block."""
-    try:
-        import transformers  # noqa: F401
-        from transformers.utils import logging as hf_logging
-    except Exception as error:
-        if "torchvision" in str(error):
-            raise ImportError(
-                "transformers cannot be imported because the installed torchvision does not match "
-                "the installed torch: install the matching build (see pytorch.org/get-started) or "
-                "uninstall torchvision, which most models do not need."
-            ) from error
-        raise
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(transformers|huggingface_hub)\b")
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-        hub.setLevel(hub_level)

@@ -34,14 +34,17 @@ class Selection:
         """Why samples were left out: reason -> positions in X."""
         return {reason: sorted(which) for reason, which in self.dropped.items()}
 
-    def finish(self, run):
-        """The kept samples as TokenRepresentations, in the order of X."""
+    def finish(self, run, width):
+        """The kept samples as TokenRepresentations, in the order of X.
+
+        `width` tells the number of features where no state is there to tell it.
+        """
         n = len(run.images)
         provenance = run.provenance(self.token, self.layer)
         indices = sorted(self.kept)
         rows = [self.kept[i] for i in indices]
         return TokenRepresentations(
-            Z=np.stack([row.state for row in rows]),
+            Z=np.stack([row.state for row in rows]) if rows else np.empty((0, width()), np.float32),
             indices=np.asarray(indices, dtype=np.int64),
             captions=[row.caption or "" for row in rows],
             all_captions=[self.captions.get(i) for i in range(n)],

@@ -9,6 +9,8 @@ import re
 from bisect import bisect_left
 from collections import Counter
 
+import numpy as np
+
 # Plurals that no rule below gives. Extra forms cost nothing, a wrong one could be another word.
 _IRREGULAR = {
     "bison": "bison",
@@ -127,6 +129,34 @@ class WordMatcher:
     def in_any(self, texts):
         """Whether any of `texts` contains a form."""
         return any(self._pattern.search(text) for text in texts)
+
+
+def mentions(captions, token, forms="plural"):
+    """Tell which samples have a reference caption with the token of interest.
+
+    `LMMTokenFeaturizer.extract` keeps none of the others, so they need not go through the model.
+
+    Parameters
+    ----------
+    captions : sequence of (str or list of str)
+        Reference captions of each sample.
+    token : str
+        Word of interest.
+    forms : {"plural", "exact"} or list of str, default="plural"
+        As for :class:`LMMTokenFeaturizer`.
+
+    Returns
+    -------
+    found : ndarray of bool, shape (n_samples,)
+
+    Examples
+    --------
+    >>> mentions([["Two dogs.", "snow"], ["a doghouse"], []], "dog")
+    array([ True, False, False])
+    """
+    matcher = WordMatcher(word_forms(token, forms))
+    texts = ([entry] if isinstance(entry, str) else entry for entry in captions)
+    return np.fromiter((matcher.in_any(one) for one in texts), dtype=bool)
 
 
 def token_at_character(tokenizer, ids, character):

@@ -286,7 +286,7 @@ def test_wrong_arguments():
         load_model("x", dtype="int8")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
-            handles._device(load_model("x", device="cuda"))
+            handles.torch_device("cuda")
 
 
 @pytest.mark.parametrize(
