@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = attach(
         "LocalExplanation": "_records",
         "Samples": "_records",
         "ConceptReport": "_report",
+        "thumbnail": "_report",
         "WordGrounding": "_words",
         "is_real_word": "_words",
         "ground_text": "_words",

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from semi_nmf_concepts.lmm import NoSampleKeptError, split_samples
-from semi_nmf_concepts.metrics import overlap_score
+from semi_nmf_concepts.metrics import overlap_score, reconstruction_score
 
 from ._images import check_count, ground_images
 from ._known_factors import check_columns, factor_settings, score_factors
@@ -377,12 +377,10 @@ def _concepts(data, words, n_images, table):
 
 
 def _reconstruction_score(estimator, part, mean):
-    """Compute 1 - squared error / squared distance from the training mean; None if impossible."""
+    """Compute the share of the variation that is explained; None if impossible."""
     if not hasattr(estimator, "inverse_transform") or len(part.Z) == 0:
         return None
-    error = part.Z - estimator.inverse_transform(part.activations)
-    spread = np.sum((part.Z - mean) ** 2, dtype=np.float64)
-    return float(1 - np.sum(error**2, dtype=np.float64) / spread) if spread > 0 else None
+    return reconstruction_score(part.Z, estimator.inverse_transform(part.activations), mean)
 
 
 def _settings(estimator, data, test, words, grounding):

@@ -16,6 +16,7 @@ from ._auroc import auroc, auroc_interval
 
 # A column with more distinct values than this is an identifier or a measurement, not a factor.
 MAX_VALUES = 50
+MEASURES = ("auroc", "disentanglement", "completeness")
 _COLUMNS = (
     "factor",
     "value",
@@ -140,7 +141,7 @@ def factor_recovery(
     1  colour  white          0    0.5
     """
     train, test = _check_parts(activations_train, factors_train, activations_test, factors_test)
-    values, left_out, ignored = _candidates(train[1], test[1], columns, min_positives)
+    values, left_out, ignored = candidates(train[1], test[1], columns, min_positives)
     found = pd.DataFrame(columns=_COLUMNS)
     if values:
         on_train = auroc(train[0], _labels(train[1], values))
@@ -169,6 +170,7 @@ def factor_recovery_score(
     min_positives=15,
     either_sign=False,
     average="factors",
+    measure="auroc",
     return_recovery=False,
 ):
     """Score how well single atoms detect known factors, on a held-out part of the samples.
@@ -189,16 +191,21 @@ def factor_recovery_score(
         As for :func:`factor_recovery`, which also gives the values behind this number.
     average : {"factors", "values"}, default="factors"
         Mean over factors of the mean over their values, or mean over all values.
+    measure : {"auroc", "disentanglement", "completeness"}, default="auroc"
+        "auroc" asks whether there is an atom for each factor value. The others are those of
+        :func:`dci`, from all atoms at once: "disentanglement" whether an atom tells of one factor
+        only, "completeness" whether one atom tells all of a factor. `either_sign` and `average`
+        are of the AUROC only.
     return_recovery : bool, default=False
         Also return what is behind the score.
 
     Returns
     -------
     score : float
-        Macro-averaged held-out AUROC; one half is chance.
-    recovery : FactorRecovery
+        Macro-averaged held-out AUROC; one half is chance. The other measures lie between 0 and 1.
+    recovery : FactorRecovery or DCI
         Only with `return_recovery`: each factor value with its atom, AUROC and bootstrap interval,
-        and the values left out.
+        and the values left out; for the other measures what :func:`dci` returns.
 
     Raises
     ------
@@ -215,15 +222,25 @@ def factor_recovery_score(
     """
     if average not in ("factors", "values"):
         raise ValueError(f"average must be 'factors' or 'values', got {average!r}.")
-    activations, factors = _check_part(activations, factors, "")
-    if (train is None) != (test is None):
-        raise ValueError("Give both train and test, or neither.")
-    if train is None:
-        train, test = split_rows(len(activations), test_size, random_state)
-    else:
-        train, test = np.asarray(train), np.asarray(test)
-        if np.intersect1d(train, test).size:
-            raise ValueError("train and test share rows; the test part must be held out.")
+    if measure not in MEASURES:
+        raise ValueError(f"measure must be one of {MEASURES}, got {measure!r}.")
+    if measure != "auroc":
+        from ._dci import dci
+
+        found = dci(
+            activations,
+            factors,
+            test_size=test_size,
+            random_state=random_state,
+            train=train,
+            test=test,
+            columns=columns,
+            min_positives=min_positives,
+        )
+        score = getattr(found, measure)
+        return (score, found) if return_recovery else score
+    activations, factors = check_part(activations, factors, "")
+    train, test = split_parts(len(activations), test_size, random_state, train, test)
     recovery = factor_recovery(
         activations[train],
         factors.iloc[train],
@@ -279,7 +296,7 @@ def linear_probe_recovery(
     from sklearn.preprocessing import StandardScaler
 
     train, test = _check_parts(Z_train, factors_train, Z_test, factors_test)
-    values, left_out, ignored = _candidates(train[1], test[1], columns, min_positives)
+    values, left_out, ignored = candidates(train[1], test[1], columns, min_positives)
     if not values:
         return FactorRecovery(pd.DataFrame(columns=_COLUMNS), left_out, ignored)
     scaler = StandardScaler().fit(train[0])
@@ -326,7 +343,19 @@ def split_rows(n, test_size=0.3, random_state=0):
     return np.sort(order[n_test:]), np.sort(order[:n_test])
 
 
-def _check_part(activations, factors, part):
+def split_parts(n, test_size, random_state, train, test):
+    """The two parts that were given, which must not share rows, or else a random split."""
+    if (train is None) != (test is None):
+        raise ValueError("Give both train and test, or neither.")
+    if train is None:
+        return split_rows(n, test_size, random_state)
+    train, test = np.asarray(train), np.asarray(test)
+    if np.intersect1d(train, test).size:
+        raise ValueError("train and test share rows; the test part must be held out.")
+    return train, test
+
+
+def check_part(activations, factors, part):
     """Return finite activations (n, K) as float and factors as a DataFrame of n rows."""
     values = np.asarray(activations)
     if values.ndim != 2:
@@ -351,8 +380,8 @@ def _check_part(activations, factors, part):
 
 
 def _check_parts(activations_train, factors_train, activations_test, factors_test):
-    train = _check_part(activations_train, factors_train, "_train")
-    test = _check_part(activations_test, factors_test, "_test")
+    train = check_part(activations_train, factors_train, "_train")
+    test = check_part(activations_test, factors_test, "_test")
     if train[0].shape[1] != test[0].shape[1]:
         raise ValueError(
             f"activations_train has {train[0].shape[1]} columns, activations_test has "
@@ -413,7 +442,7 @@ def choose_columns(factors_train, factors_test, columns=None):
     return list(columns), [name for name in names if name not in columns]
 
 
-def _candidates(train, test, columns, min_positives):
+def candidates(train, test, columns, min_positives):
     """List the (factor, value) pairs that can be scored, those that cannot, the ignored columns."""
     if isinstance(min_positives, bool) or not min_positives >= 1:
         raise ValueError(f"min_positives must be at least 1, got {min_positives!r}.")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ._ranking import word_lists
+
 
 def overlap_matrix(words):
     """Compute which part of concept i's words concept j has too.
@@ -25,7 +27,7 @@ def overlap_matrix(words):
            [1. , 1. , 0. ],
            [0. , 0. , 0. ]])
     """
-    sets = _word_sets(words)
+    sets = [set(concept) for concept in word_lists(words)]
     column = {word: j for j, word in enumerate(sorted(set().union(*sets)))}
     has_word = np.zeros((len(sets), len(column)))
     for i, concept in enumerate(sets):
@@ -64,12 +66,3 @@ def overlap_score(words):
     if n < 2:
         raise ValueError(f"words must have at least two concepts to compare, got {n}.")
     return float((overlap.sum() - np.trace(overlap)) / (n * (n - 1)))
-
-
-def _word_sets(words):
-    """Return one set of words per concept."""
-    lists = [getattr(concept, "words", concept) for concept in words]
-    for i, concept in enumerate(lists):
-        if isinstance(concept, str) or not all(isinstance(word, str) for word in concept):
-            raise TypeError(f"words[{i}] must be a list of strings, got {concept!r}.")
-    return [set(concept) for concept in lists]

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
+from ._baselines import random_words
+
 #: AUROC above which a factor value counts as detected, halfway from chance (0.5) to perfect (1).
 DETECTED = 0.75
 
@@ -133,16 +135,8 @@ def chance_word_hits(
     ----------
     recovery_table, words, factor_words, threshold
         As for :func:`factor_word_hits`.
-    mode : {"direction", "shuffle"}, default="direction"
-        "direction": words of random unit directions, one per concept, as many words as the concept
-        has (or fewer, where the direction gives fewer). "shuffle": the concepts' own word lists,
-        each passed on to another concept at random; it shows what belongs to the concept rather
-        than to all of them.
-    ground : callable, default=None
-        Only for "direction": turns directions (K, `width`) of float32 into one word list (or
-        ``WordGrounding``) each, with the options that the concepts were grounded with.
-    width : int, default=None
-        Only for "direction": number of features of a direction.
+    mode, ground, width
+        How the words are drawn, see :func:`random_words`.
     n_draws : int, default=20
         Number of repetitions.
     random_state : int, RandomState or None, default=0
@@ -152,30 +146,9 @@ def chance_word_hits(
     shares : ndarray of float64, shape (n_draws,)
         The share of hits in each draw; its mean is the chance level.
     """
-    if mode not in ("direction", "shuffle"):
-        raise ValueError(f"mode must be 'direction' or 'shuffle', got {mode!r}.")
-    if mode == "direction" and (ground is None or width is None):
-        raise ValueError("mode='direction' needs ground and width.")
     rng = check_random_state(random_state)
-    lists = [list(getattr(concept, "words", concept)) for concept in words]
     shares = []
     for _ in range(n_draws):
-        if mode == "shuffle":
-            drawn = [lists[k] for k in _derangement(len(lists), rng)]
-        else:
-            directions = rng.standard_normal((len(lists), width))
-            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-            drawn = [getattr(d, "words", d) for d in ground(directions.astype(np.float32))]
-            drawn = [list(new)[: len(old)] for new, old in zip(drawn, lists, strict=True)]
+        drawn = random_words(words, mode=mode, ground=ground, width=width, random_state=rng)
         shares.append(factor_word_hits(recovery_table, drawn, factor_words, threshold).share)
     return np.array(shares)
-
-
-def _derangement(n, rng):
-    """Draw a permutation of n >= 2 entries that moves every one of them."""
-    if n < 2:
-        raise ValueError("mode='shuffle' needs at least two concepts.")
-    while True:  # a permutation is one with probability 1/e
-        order = rng.permutation(n)
-        if (order != np.arange(n)).all():
-            return order
