@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 # Public name -> the sub-package that defines it, in the order of the data flow.
 _HOMES = {
     "load_image_folder": "datasets",
+    "load_karpathy": "datasets",
     "load_scenes": "datasets",
     "LMMTokenFeaturizer": "lmm",
     "TokenRepresentations": "lmm",
@@ -35,10 +36,27 @@ _HOMES = {
     "explain_sample": "grounding",
     "ground_images": "grounding",
     "ground_text": "grounding",
+    "ConceptScorer": "metrics",
+    "bert_score": "metrics",
+    "clip_score": "metrics",
     "factor_recovery_score": "metrics",
+    "mas_bert_score": "metrics",
+    "mas_clip_score": "metrics",
     "overlap_score": "metrics",
+    "stability_score": "metrics",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
 }
-_SUBPACKAGES = ("datasets", "lmm", "decomposition", "metrics", "grounding", "report", "testing")
+_SUBPACKAGES = (
+    "datasets",
+    "lmm",
+    "decomposition",
+    "metrics",
+    "grounding",
+    "report",
+    "evaluation",
+    "testing",
+)
 
 _public_name, _public_names, __all__ = attach(__name__, _HOMES)
 __all__ += [*_SUBPACKAGES, "__version__"]

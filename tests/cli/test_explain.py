@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it fails."""
+"""`demo` and `concepts`: what they write, what they say, and how they fail."""
 
 import json
 import signal
@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from semi_nmf_concepts import cli
+from semi_nmf_concepts.cli import _explain
+from semi_nmf_concepts.cli._options import METHODS
 from semi_nmf_concepts.decomposition import RECOMMENDED
 from semi_nmf_concepts.grounding import ConceptReport
 from tests._example_report import example_report
 from tests._tiny_llava import build_tiny_llava, tiny_images
+from tests.cli._commands import fails
 
 N_IMAGES = 24
 TOKEN = "blue"  # what the untrained model likes to write
@@ -52,17 +55,6 @@ def command(model, images, tmp_path):
     return build
 
 
-def fails(argv, capsys):
-    """Run a command that must fail in one line, and return the line."""
-    assert cli.main(argv) == 1
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    last = captured.err.splitlines()[-1]
-    assert last.startswith("error: ") and len(last) > len("error: ")
-    assert "Page:" not in captured.out
-    return last
-
-
 def test_a_run_writes_page_record_and_concepts(command, tmp_path, capsys):
     assert cli.main(command()) == 0
     out = tmp_path / "out"
@@ -100,7 +92,7 @@ def test_a_second_run_replaces_the_first_and_repeats_it(command, tmp_path):
 def test_other_methods(command, tmp_path, method):
     assert cli.main(command(method=method, whiten=None, **{"n-active": None})) == 0
     report = ConceptReport.load(tmp_path / "out" / "concepts")
-    assert report.settings["decomposer"] == cli.METHODS[method]
+    assert report.settings["decomposer"] == METHODS[method]
 
 
 def test_captions_and_no_test_images(command, images, tmp_path):
@@ -120,19 +112,19 @@ def options(*words):
 
 
 def test_the_recommended_setting_is_the_default_and_each_part_can_be_changed():
-    params = cli.build_decomposer(options("--seed", "7")).get_params()
+    params = _explain.build_decomposer(options("--seed", "7")).get_params()
     assert params.items() >= RECOMMENDED.items()
     assert params["random_state"] == 7 and params["n_components"] == 20
-    published = cli.build_decomposer(options("--published")).get_params()
-    default = type(cli.build_decomposer(options()))(20, random_state=0).get_params()
+    published = _explain.build_decomposer(options("--published")).get_params()
+    default = type(_explain.build_decomposer(options()))(20, random_state=0).get_params()
     assert published == default
-    params = cli.build_decomposer(options("--alpha", "0.5", "--whiten", "0")).get_params()
+    params = _explain.build_decomposer(options("--alpha", "0.5", "--whiten", "0")).get_params()
     assert params["alpha"] == 0.5 and params["n_active"] is None and params["whiten"] is None
-    params = cli.build_decomposer(options("--n-active", "3", "--no-center")).get_params()
+    params = _explain.build_decomposer(options("--n-active", "3", "--no-center")).get_params()
     assert params["n_active"] == 3 and params["center"] is False
-    few = cli.build_decomposer(options("--n-components", "5")).get_params()
+    few = _explain.build_decomposer(options("--n-components", "5")).get_params()
     assert few["n_active"] == RECOMMENDED["n_active"] / 4
-    many = cli.build_decomposer(options("--n-components", "30")).get_params()
+    many = _explain.build_decomposer(options("--n-components", "30")).get_params()
     assert many.items() >= RECOMMENDED.items()
 
 
@@ -263,7 +255,7 @@ def raising(error):
 
 
 def test_interrupted(command, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_explain", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(_explain, "explain", raising(KeyboardInterrupt()))
     assert cli.main(command()) == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
@@ -280,7 +272,7 @@ def test_an_interrupt_that_python_drops_still_ends_the_run(command, tmp_path, mo
         return report
 
     report = example_report(n_concepts=3)
-    monkeypatch.setattr(cli, "_explain", interrupted_inside_a_destructor)
+    monkeypatch.setattr(_explain, "explain", interrupted_inside_a_destructor)
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: dropped.append(args.exc_type))
     assert cli.main(command()) == 130
@@ -290,17 +282,17 @@ def test_an_interrupt_that_python_drops_still_ends_the_run(command, tmp_path, mo
 
 
 def test_debug_and_bugs_keep_their_traceback(command, monkeypatch):
-    monkeypatch.setattr(cli, "_explain", raising(ValueError("bad data")))
+    monkeypatch.setattr(_explain, "explain", raising(ValueError("bad data")))
     with pytest.raises(ValueError, match="bad data"):
         cli.main([*command(), "--debug"])
-    monkeypatch.setattr(cli, "_explain", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(_explain, "explain", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         cli.main(command())
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory.")])
 def test_out_of_memory_says_what_to_try(command, capsys, monkeypatch, error):
-    monkeypatch.setattr(cli, "_explain", raising(error))
+    monkeypatch.setattr(_explain, "explain", raising(error))
     assert "--batch-size" in fails(command(), capsys)
 
 
@@ -311,7 +303,7 @@ def test_warnings_are_one_line_each(command, capsys, monkeypatch):
         warnings.warn("for developers", DeprecationWarning, stacklevel=1)
         raise ValueError("end")
 
-    monkeypatch.setattr(cli, "_explain", warn)
+    monkeypatch.setattr(_explain, "explain", warn)
     fails(command(), capsys)
     cli.main(command())
     err = capsys.readouterr().err

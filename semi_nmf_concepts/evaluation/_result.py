@@ -1,0 +1,205 @@
+"""The result of an evaluation: records, tables, figures, the page, and the files of all of it."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from semi_nmf_concepts import report
+
+from .._files import write_atomically
+from ._records import COLUMNS
+
+RECORDS, DETAILS, PAGE = "results.json", "evaluation.json", "report.html"
+_FRAMES = ("points", "factors", "tests")
+_FORMAT = 1
+
+
+@dataclass(eq=False, repr=False)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes
+    ----------
+    records : DataFrame
+        One row per number: ``table``, ``token`` ("mean": average over the reported tokens),
+        ``method``, ``metric``, ``top``, ``layer``, ``n_components``, ``alpha``, ``seed``, ``mean``,
+        ``std``, ``n``.
+    points : DataFrame
+        One row per concept of the reference runs: ``token``, ``method``, ``concept``, ``words``,
+        and the MAS scores ``clip``, ``bert`` of its words and ``random_clip``, ``random_bert`` of
+        as many random words on the same images.
+    factors : DataFrame
+        One row per factor value that was scored: ``token``, ``method``, ``prefix`` ("all" samples,
+        or those whose caption begins with the most frequent prefix) and the columns of
+        ``FactorRecovery.table``. Empty where no factors are known.
+    tests : DataFrame
+        Paired tests over test images: ``token``, ``metric``, ``top``, ``method``, ``baseline``,
+        ``difference``, ``p_value``, ``n``.
+    concepts : dict of str to list of dict
+        The concepts of each token: ``concept``, ``words``, ``images`` (JPEG bytes, most activating
+        first), ``share``, ``mas_clip``, ``mas_bert``.
+    settings : dict
+        How it was made: model, tokens, methods, encoders, sizes, versions, seconds, notes.
+    """
+
+    records: pd.DataFrame
+    points: pd.DataFrame
+    factors: pd.DataFrame
+    tests: pd.DataFrame
+    concepts: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        tokens = self.settings.get("tokens", [])
+        return f"<Evaluation: {len(self.records)} records of {len(tokens)} tokens>"
+
+    def table(self, name):
+        """A table for people: methods or settings in rows, tokens in columns.
+
+        Parameters
+        ----------
+        name : str
+            "table1" (words against test images and captions), "tests", "table2" (overlap of words),
+            "scatter", "layers", "n_components", "alpha", "stability", "recovery",
+            "recovery_prefix" or "codes".
+
+        Returns
+        -------
+        DataFrame of str
+        """
+        tables = self.tables()
+        if name not in tables:
+            raise ValueError(f"name must be one of {list(tables)}, got {name!r}.")
+        return tables[name]
+
+    def tables(self):
+        """All tables that there are, by name."""
+        return report.evaluation_tables(self.records, self.tests)
+
+    def to_html(self, path):
+        """Write the standalone page.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        report.write_evaluation_html(self, path)
+
+    def save(self, folder):
+        """Write records, tables, figures and the page.
+
+        ``results.json`` (the records), ``evaluation.json`` (the rest), ``tables/*.csv`` and
+        ``*.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``, each of them whole or not at
+        all, the page last.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if needed.
+
+        Raises
+        ------
+        OSError
+            A file cannot be written; the message names it.
+        """
+        folder = Path(folder)
+        write_atomically(folder / RECORDS, _dump(_rows(self.records)))
+        frames = {name: _rows(getattr(self, name)) for name in _FRAMES}
+        details = {"format": _FORMAT, "settings": self.settings, **frames}
+        write_atomically(folder / DETAILS, _dump(details | {"concepts": _encoded(self.concepts)}))
+        for name, table in self.tables().items():
+            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv())
+            text = report.to_markdown_table(table)
+            write_atomically(folder / "tables" / f"{name}.md", text)
+        for name in _FRAMES:
+            text = getattr(self, name).to_csv(index=False)
+            write_atomically(folder / "tables" / f"{name}_in_full.csv", text)
+        for name, figure in _figures(self):
+            for kind in ("png", "svg"):
+                content = io.BytesIO()
+                metadata = {"Date": None} if kind == "svg" else None  # the same data, the same file
+                figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+                write_atomically(folder / "figures" / f"{name}.{kind}", content.getvalue())
+        self.to_html(folder / PAGE)
+
+    @classmethod
+    def load(cls, folder):
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds no saved evaluation, or a damaged one.
+        """
+        folder = Path(folder)
+        try:
+            records = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+            details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+            frames = {name: pd.DataFrame(details[name]) for name in _FRAMES}
+            concepts, settings = _decoded(details["concepts"]), details["settings"]
+            table = pd.DataFrame(records, columns=COLUMNS)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(folder)!r} holds no saved evaluation: {error}") from error
+        table["top"] = table["top"].astype("Int64")
+        return cls(table, **frames, concepts=concepts, settings=settings)
+
+
+def _figures(evaluation):
+    """Name and figure of all that there is to draw."""
+    records = evaluation.records
+    present = set(records["table"])
+    if "scatter" in present:
+        yield "scatter", report.plot_scatter(evaluation.points)
+    if "table1" in present:
+        yield "table1", report.plot_table1(records)
+    for table in ("layers", "n_components", "alpha"):
+        if table in present:
+            yield table, report.plot_curves(records, table)
+    if "stability" in present:
+        yield "stability", report.plot_stability(records)
+    for token, concepts in evaluation.concepts.items():
+        yield f"concepts_{token}", report.plot_concept_grid(concepts)
+
+
+def _rows(table):
+    """A table as a list of records with None for what is not known."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _dump(value):
+    return json.dumps(value, indent=1, ensure_ascii=False, default=_plain).encode(
+        errors="backslashreplace"
+    )
+
+
+def _plain(value):
+    """NumPy numbers as Python's, anything else (a setting) as its text."""
+    return value.item() if hasattr(value, "item") else repr(value)
+
+
+def _encoded(concepts):
+    return {
+        token: [
+            {**one, "images": [base64.b64encode(image).decode() for image in one["images"]]}
+            for one in grid
+        ]
+        for token, grid in concepts.items()
+    }
+
+
+def _decoded(concepts):
+    return {
+        token: [
+            {**one, "images": [base64.b64decode(image) for image in one["images"]]} for one in grid
+        ]
+        for token, grid in concepts.items()
+    }
