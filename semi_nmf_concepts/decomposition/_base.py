@@ -71,6 +71,10 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _set_fitted(self, kind, **attributes):
         """Set fitted attributes; those that are arrays become arrays of the given kind."""
         for name, value in attributes.items():
+            if isinstance(value, np.ndarray) and value.ndim > 1:
+                # Row by row in memory, as they are after saving and loading: BLAS rounds products
+                # of the two layouts differently.
+                value = np.ascontiguousarray(value)
             setattr(self, name, move(value, kind) if hasattr(value, "shape") else value)
 
 

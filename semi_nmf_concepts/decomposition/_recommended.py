@@ -5,7 +5,7 @@
 #: best factor recovery and with a stability over seeds of 0.9 or more, the one whose concepts share
 #: fewest words (``python -m benchmarks.concept_quality --choose``). The class defaults are what was
 #: published.
-RECOMMENDED = {"center": True, "n_active": 7.5}
+RECOMMENDED = {"whiten": 14, "n_active": 6.0}
 
 _N_COMPONENTS = 20
 
