@@ -1,6 +1,6 @@
-"""Showing a concept report: a standalone HTML page and matplotlib figures.
+"""Showing concept reports and evaluations: standalone HTML pages, matplotlib figures, tables.
 
-The page is one file: its templates, style and script are in ``templates/``, pictures are stored
+A page is one file: its templates, style and script are in ``templates/``, pictures are stored
 inline, and nothing is loaded from a network. All that comes from a model or a file is escaped.
 """
 
@@ -13,5 +13,14 @@ __getattr__, __dir__, __all__ = attach(
         "write_html": "_html",
         "plot_concepts": "_plots",
         "plot_local": "_plots",
+        "render_evaluation": "_evaluation_html",
+        "write_evaluation_html": "_evaluation_html",
+        "evaluation_tables": "_evaluation_tables",
+        "to_markdown_table": "_evaluation_tables",
+        "plot_table1": "_evaluation_plots",
+        "plot_scatter": "_evaluation_plots",
+        "plot_curves": "_evaluation_plots",
+        "plot_stability": "_evaluation_plots",
+        "plot_concept_grid": "_evaluation_plots",
     },
 )

@@ -3,24 +3,24 @@
 One function for each section of the page; texts are formatted here and escaped by the templates.
 """
 
-import base64
 import io
-import re
 
 from semi_nmf_concepts.metrics import DETECTED
 
 from ._prose import grounding_note, kind_of, layer_name, state_sentence, variant_sentence
 from ._shapes import auroc_bar, histogram, strengths
 from ._text import (
-    MINUS,
-    as_text,
     auroc,
     clean,
+    data_uri,
     interval,
     is_number,
+    model_name,
+    named_rows,
     number,
     percent,
     split_at_word,
+    tile,
 )
 
 _TITLE_WORDS, _CARD_FACTORS, _MINI_IMAGES, _LOCAL_CONCEPTS = 3, 3, 3, 5
@@ -71,7 +71,7 @@ class _Pictures:
         with Image.open(io.BytesIO(jpeg)) as image:
             width, height = image.size
         identifier = f"picture-{key[0]}-{key[1]}"
-        uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+        uri = data_uri(jpeg, "jpeg")
         self.stored.append({"id": identifier, "width": width, "height": height, "uri": uri})
         return identifier
 
@@ -79,7 +79,7 @@ class _Pictures:
 def _head(report, concepts):
     settings = report.settings
     token = clean(settings.get("token") or "")
-    model = _model_name(report.provenance.get("model"))
+    model = model_name(report.provenance.get("model"))
     title = f"Concepts of “{token}”" if token else "Concepts"
     example = next((c["words"][0]["text"] for c in concepts if c["words"]), "snow")
     return {
@@ -97,43 +97,25 @@ def _head(report, concepts):
     }
 
 
-def _model_name(model):
-    """Name a model as a reader would: a hub id as it is, a folder by its last part."""
-    name = clean(model or "the model")
-    if name == "bundled":
-        return "the bundled model"
-    parts = [part for part in re.split(r"[/\\]", name) if part]
-    is_path = name[0] in "/\\.~" or "\\" in name or name[1:2] == ":" or len(parts) > 2
-    return parts[-1] if is_path and parts else name
-
-
 def _head_numbers(report):
     s = report.settings
     held_out = s.get("test_reconstruction_score")
     tested = f"{held_out:.2f} on test images" if is_number(held_out) else "of the states"
     # Two decimals for scores: a third says nothing for some hundreds of images.
     tiles = [
-        _tile("Images", s.get("n_kept"), ",.0f", note=_kept_note(s)),
-        _tile(
+        tile("Images", s.get("n_kept"), ",.0f", note=_kept_note(s)),
+        tile(
             "Concepts per image",
             s.get("mean_n_active"),
             ".1f",
             unit=f"of {len(report.concepts)}",
             note="active, on average",
         ),
-        _tile("Variance explained", s.get("reconstruction_score"), ".2f", note=tested),
-        _tile("Overlap of words", s.get("overlap"), ".2f", note="0: all words differ"),
-        _tile("Factor recovery", s.get("factor_macro"), ".2f", note="mean AUROC; 0.5 is chance"),
+        tile("Variance explained", s.get("reconstruction_score"), ".2f", note=tested),
+        tile("Overlap of words", s.get("overlap"), ".2f", note="0: all words differ"),
+        tile("Factor recovery", s.get("factor_macro"), ".2f", note="mean AUROC; 0.5 is chance"),
     ]
-    return [tile for tile in tiles if tile]
-
-
-def _tile(name, value, spec, unit="", note=""):
-    """Format a key number; None where it is not known, so that the page leaves it out."""
-    if not is_number(value):
-        return None
-    text = format(value, spec).replace("-", MINUS)
-    return {"name": name, "value": text, "unit": unit, "note": note}
+    return [found for found in tiles if found]
 
 
 def _kept_note(settings):
@@ -347,13 +329,13 @@ def _factor_summary(report):
     found = [entry for entry in table if _is_detected(entry)]
     named = [e["word_hit"] for e in found if e.get("word_hit") is not None]
     tiles = [
-        _tile(
+        tile(
             "Mean AUROC",
             report.settings.get("factor_macro"),
             ".2f",
             note="first over values, then over factors",
         ),
-        _tile(
+        tile(
             "Detected",
             len(found),
             "d",
@@ -363,8 +345,8 @@ def _factor_summary(report):
     ]
     if named:
         note = "detected values with a word among the concept’s words"
-        tiles.append(_tile("Named", sum(named), "d", unit=f"of {len(named)}", note=note))
-    return [tile for tile in tiles if tile]
+        tiles.append(tile("Named", sum(named), "d", unit=f"of {len(named)}", note=note))
+    return [found for found in tiles if found]
 
 
 # Entries of the settings by the block that lists them; what is in no block is listed under "Other".
@@ -407,17 +389,4 @@ def _record(report):
     # What the provenance says already is not said twice.
     other = {k: v for k, v in settings.items() if k not in provenance or provenance[k] != v}
     blocks += [("Other settings", other), ("Versions", versions or {})]
-    return [{"name": name, "rows": _rows(entries)} for name, entries in blocks if entries]
-
-
-def _rows(entries, prefix=""):
-    """Flatten nested dictionaries into named rows; a nested name follows its parent's."""
-    rows = []
-    for key, value in entries.items():
-        name = prefix + clean(key)
-        if isinstance(value, dict):
-            inner = "" if key in ("params", "grounding") else f"{name}: "
-            rows += _rows(value, inner) if value else [{"name": name, "value": as_text(None)}]
-        else:
-            rows.append({"name": name, "value": as_text(value)})
-    return rows
+    return [{"name": name, "rows": named_rows(entries)} for name, entries in blocks if entries]

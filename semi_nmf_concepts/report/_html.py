@@ -8,6 +8,7 @@ from pathlib import Path
 from semi_nmf_concepts._files import write_atomically
 
 from ._context import page_context
+from ._text import data_uri
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ICON = (
@@ -33,25 +34,7 @@ def render_html(report):
     -------
     html : str
     """
-    style, script = _read("page.css"), _read("page.js")
-    policy = (
-        "default-src 'none'; img-src data:; "
-        f"style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    from markupsafe import Markup  # comes with jinja2
-
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            css=Markup(style),
-            script=Markup(script),
-            policy=policy,
-            icon="data:image/svg+xml;base64," + base64.b64encode(_ICON.encode()).decode(),
-            **page_context(report),
-        )
-    )
+    return render_page("page.html", page_context(report))
 
 
 def write_html(report, path):
@@ -74,6 +57,21 @@ def write_html(report, path):
         the path.
     """
     write_atomically(path, render_html(report))
+
+
+def render_page(template, context, styles=("page.css",)):
+    """Fill a template that extends ``_base.html``; `styles` follow each other in one element."""
+    from markupsafe import Markup  # comes with jinja2
+
+    style, script = "".join(map(_read, styles)), _read("page.js")
+    policy = (
+        "default-src 'none'; img-src data:; "
+        f"style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    shared = {"css": Markup(style), "script": Markup(script), "policy": policy}
+    icon = data_uri(_ICON.encode(), "svg+xml")
+    return _environment().get_template(template).render(icon=icon, **shared, **context)
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Numbers and words as a reader sees them. Escaping is not done here but by the templates."""
 
+import base64
 import math
 import re
 
@@ -105,3 +106,39 @@ def split_at_word(text, forms):
     start, end = found.span()
     pieces = [(text[:start], False), (text[start:end], True), (text[end:], False)]
     return [piece for piece in pieces if piece[0]]
+
+
+def model_name(model):
+    """Name a model as a reader would: a hub id as it is, a folder by its last part."""
+    name = clean(model or "the model")
+    if name == "bundled":
+        return "the bundled model"
+    parts = [part for part in re.split(r"[/\\]", name) if part]
+    is_path = name[0] in "/\\.~" or "\\" in name or name[1:2] == ":" or len(parts) > 2
+    return parts[-1] if is_path and parts else name
+
+
+def tile(name, value, spec, unit="", note=""):
+    """Format a key number; None where it is not known, so that the page leaves it out."""
+    if not is_number(value):
+        return None
+    text = format(value, spec).replace("-", MINUS)
+    return {"name": name, "value": text, "unit": unit, "note": note}
+
+
+def named_rows(entries, prefix=""):
+    """Flatten nested dictionaries into named rows; a nested name follows its parent's."""
+    rows = []
+    for key, value in entries.items():
+        name = prefix + clean(key)
+        if isinstance(value, dict):
+            inner = "" if key in ("params", "grounding") else f"{name}: "
+            rows += named_rows(value, inner) if value else [{"name": name, "value": as_text(None)}]
+        else:
+            rows.append({"name": name, "value": as_text(value)})
+    return rows
+
+
+def data_uri(data, kind):
+    """Write the bytes of an image ("jpeg", "svg+xml") as an address that holds the image itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

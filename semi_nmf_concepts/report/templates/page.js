@@ -29,6 +29,7 @@
 
   function conceptTools() {
     var list = document.getElementById("cards");
+    if (!list) return;  // an evaluation has no such list
     var cards = Array.prototype.slice.call(list.children);
     var search = document.getElementById("search");
     var sort = document.getElementById("sort");
