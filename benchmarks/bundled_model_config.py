@@ -66,17 +66,21 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*entries, *extra]))
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    entries = vocabulary()
+def wordpiece(entries: list[str], special: tuple[str, ...]) -> Tokenizer:
+    """Lower-case WordPiece tokenizer whose ids are the places in `entries`."""
     tokenizer = Tokenizer(
         models.WordPiece({w: i for i, w in enumerate(entries)}, unk_token="[UNK]")
     )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return tokenizer
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=wordpiece(vocabulary(), SPECIAL),
         pad_token="[PAD]",
         unk_token="[UNK]",
         eos_token="[EOS]",
@@ -87,17 +91,21 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaProcessor:
+def build_image_processor() -> CLIPImageProcessorPil:
+    """Resized to the square as a whole: the scenes are square, and nothing is cut off."""
     half = [0.5, 0.5, 0.5]
-    image_processor = CLIPImageProcessorPil(
+    return CLIPImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         do_center_crop=False,
         resample=RESAMPLE,
         image_mean=half,
         image_std=half,
     )
+
+
+def build_processor() -> LlavaProcessor:
     return LlavaProcessor(
-        image_processor=image_processor,
+        image_processor=build_image_processor(),
         tokenizer=build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
