@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 
@@ -112,6 +113,9 @@ def _add_data_options(command):
         help="what to do about images that cannot be read (raise)",
     )
     group.add_argument("--out", type=Path, help="folder for tables, figures and the page")
+    group.add_argument(
+        "--n-jobs", type=positive, help="processes that share the words (1; --bundled: all cores)"
+    )
 
 
 def _add_comparison_options(command):
@@ -281,6 +285,7 @@ def _options(args, featurizer):
     """Arguments of `evaluate` that follow from the command."""
     layers, chosen_on = args.layers, ()
     if args.bundled:
+        args.n_jobs = args.n_jobs or min(len(args.tokens), os.cpu_count() or 1)
         layers = layers or range(featurizer.handle.n_layers)
         chosen_on = _chosen_on(args)
     words = {"subtract_mean": args.subtract_mean, "final_norm": args.final_norm}
@@ -298,6 +303,7 @@ def _options(args, featurizer):
         "factor_columns": SCENE_FACTORS if args.bundled else None,
         "chosen_on": list(chosen_on),
         "random_state": args.seeds[0],
+        "n_jobs": args.n_jobs,
         "verbose": 0 if args.quiet else 1,
     }
 

@@ -227,7 +227,10 @@ def paired_tests(scores, main, tokens):
         Wilcoxon signed-rank test that the difference is positive), n.
     """
     rows = []
-    for baseline in (*RANDOM.values(), NOISE):
+    found_methods = dict.fromkeys(method for found in scores.values() for method, _, _ in found)
+    others = [method for method in found_methods if method != main]
+    chance = [*RANDOM.values(), NOISE]
+    for baseline in sorted(others, key=lambda method: method not in chance):
         for metric in ("clip_score", "bert_score"):
             for top in TOP:
                 differences = {

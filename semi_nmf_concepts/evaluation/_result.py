@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -70,6 +71,7 @@ class Evaluation:
         Returns
         -------
         DataFrame of str
+            One row a line; its first columns say which.
         """
         tables = self.tables()
         if name not in tables:
@@ -117,7 +119,7 @@ class Evaluation:
         details = {"format": _FORMAT, "settings": self.settings, **frames}
         write_atomically(folder / DETAILS, _dump(details | {"concepts": _encoded(self.concepts)}))
         for name, table in self.tables().items():
-            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv())
+            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
             text = report.to_markdown_table(table)
             write_atomically(folder / "tables" / f"{name}.md", text)
         for name in _FRAMES:
@@ -125,10 +127,7 @@ class Evaluation:
             write_atomically(folder / "tables" / f"{name}_in_full.csv", text)
         for name, figure in _figures(self):
             for kind in ("png", "svg"):
-                content = io.BytesIO()
-                metadata = {"Date": None} if kind == "svg" else None  # the same data, the same file
-                figure.savefig(content, format=kind, dpi=160, metadata=metadata)
-                write_atomically(folder / "figures" / f"{name}.{kind}", content.getvalue())
+                write_atomically(folder / "figures" / f"{name}.{kind}", _image(figure, kind))
         self.to_html(folder / PAGE)
 
     @classmethod
@@ -155,19 +154,35 @@ class Evaluation:
 
 def _figures(evaluation):
     """Name and figure of all that there is to draw."""
-    records = evaluation.records
-    present = set(records["table"])
-    if "scatter" in present:
-        yield "scatter", report.plot_scatter(evaluation.points)
-    if "table1" in present:
-        yield "table1", report.plot_table1(records)
+    records, settings = evaluation.records, evaluation.settings
+    reported = evaluation.points
+    if len(reported):  # as in the averages, without the tokens on which settings were chosen
+        reported = reported[~reported["token"].isin(settings.get("chosen_on", ()))]
+    draw = {
+        "table1": lambda: report.plot_table1(records),
+        "scatter": lambda: report.plot_scatter(reported),
+        "stability": lambda: report.plot_stability(records),
+    }
     for table in ("layers", "n_components", "alpha"):
-        if table in present:
-            yield table, report.plot_curves(records, table)
-    if "stability" in present:
-        yield "stability", report.plot_stability(records)
+        draw[table] = partial(report.plot_curves, records, table)
+    for name, make in draw.items():
+        known = records[records["table"] == name]["mean"]
+        if known.notna().any():
+            yield name, make()
     for token, concepts in evaluation.concepts.items():
         yield f"concepts_{token}", report.plot_concept_grid(concepts)
+
+
+def _image(figure, kind):
+    """A figure as the content of a file; the same figure gives the same file."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    # Text stays text in an SVG: it can be searched, and edited in a drawing program.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "semi_nmf_concepts"}):
+        figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+    return content.getvalue()
 
 
 def _rows(table):

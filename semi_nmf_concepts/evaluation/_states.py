@@ -1,5 +1,6 @@
 """The states behind every token of interest: extracted once, for real and for noise images."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -17,6 +18,8 @@ from semi_nmf_concepts.metrics import noise_images
 from ._store import address
 
 PARTS = ("train", "test")
+# Representations that stay in memory per token: both parts, real and noise, of a layer or two.
+_RECENT = 6
 
 
 @dataclass(eq=False)
@@ -50,16 +53,34 @@ class TokenData:
     token : str
     parts : dict of str to Images
         "train" and "test", with all images.
-    states : callable
-        ``states(source, part, layer)`` gives the representations; `source` is "images" or "noise".
+    extraction : Extraction
+        Where the states are.
     rows : dict of str to ndarray of int
         For each part the positions of the kept samples among its images.
     """
 
     token: str
     parts: dict
-    states: object
+    extraction: "Extraction"
     rows: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._recent = {}
+        layer = self.extraction.layers[0]
+        self.rows = {part: self.states("images", part, layer).indices for part in PARTS}
+
+    def states(self, source, part, layer):
+        """Representations of "images" or "noise"; the last few read stay in memory."""
+        key = source, part, layer
+        if key not in self._recent:
+            while len(self._recent) >= _RECENT:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[key] = self.extraction.states(self.token, self.parts[part], source, layer)
+        return self._recent[key]
+
+    def forget(self):
+        """Let go of the states in memory."""
+        self._recent.clear()
 
     def references(self, part):
         """Reference captions of the kept samples, or None where none are known."""
@@ -180,47 +201,38 @@ class Extraction:
         self.folder = None if folder is None else Path(folder)
         self._memory = {}
 
-    def __call__(self, parts_of_tokens):
-        """`TokenData` of every token.
+    def missing(self, parts_of_tokens):
+        """What has to go through the model: (Images, tokens) pairs, one pass each.
 
         Parameters
         ----------
         parts_of_tokens : dict of str to dict of str to Images
+            Tokens that share data go through the model together.
         """
+        groups = {}
         for part in PARTS:
-            groups = {}  # data that tokens share go through the model once, for all of them
             for token, parts in parts_of_tokens.items():
-                groups.setdefault(id(parts[part]), (parts[part], []))[1].append(token)
-            for images, tokens in groups.values():
-                self._extract(images, tokens)
-        return {token: self._token_data(token, parts) for token, parts in parts_of_tokens.items()}
+                images = parts[part]
+                requests = (self._request(images, token, layer) for layer in self.layers)
+                if any(self._load(request) is None for request in requests):
+                    groups.setdefault(id(images), (images, []))[1].append(token)
+        return list(groups.values())
 
-    def _token_data(self, token, parts):
-        def states(source, part, layer):
-            if source == "noise":
-                return self._noise(token, parts[part])
-            return self._load(self._request(parts[part], token, layer))
-
-        data = TokenData(token, parts, states)
-        for part in PARTS:
-            data.rows[part] = states("images", part, self.layers[0]).indices
-        return data
-
-    def _extract(self, images, tokens):
-        missing = [
-            token
-            for token in tokens
-            if any(self._load(self._request(images, token, layer)) is None for layer in self.layers)
-        ]
-        if not missing:
-            return
-        featurizer, records = self._resumable(clone(self.featurizer))
-        found = featurizer.set_params(token=missing[0]).extract(
-            images.images, images.references, token=missing, layer=self.layers, on_empty="keep"
+    def run(self, images, tokens):
+        """One pass over some images."""
+        featurizer, records = self._resumable(images, tokens)
+        found = featurizer.set_params(token=tokens[0]).extract(
+            images.images, images.references, token=tokens, layer=self.layers, on_empty="keep"
         )
         for (token, layer), states in found.items():
             self._save(self._request(images, token, layer), states)
         _remove(records)
+
+    def states(self, token, images, source, layer):
+        """States of the kept samples; those of noise images are made when first asked for."""
+        if source == "images":
+            return self._load(self._request(images, token, layer))
+        return self._noise(token, images)
 
     def _noise(self, token, images):
         """States of noise images at the word of the real images' captions, which are dictated."""
@@ -232,21 +244,23 @@ class Extraction:
             if not len(real):
                 return real
             noise = noise_images(images.images, random_state=self.random_state)
-            featurizer, records = self._resumable(clone(self.featurizer))
+            featurizer, records = self._resumable(images, [token, "noise"])
             featurizer.set_params(token=token, layer=layer, position="forced")
             states = featurizer.extract(Rows(noise, real.indices), real.captions)
             self._save(request, states)
             _remove(records)
         return states
 
-    def _resumable(self, featurizer):
-        """The featurizer with a cache, so that a run that is killed goes on where it was.
+    def _resumable(self, images, tokens):
+        """A featurizer with a cache, so that a run that is killed goes on where it was.
 
         Returns the folder to be removed afterwards, None where the user keeps a cache anyway.
         """
+        featurizer = clone(self.featurizer)
         if self.folder is None or featurizer.cache is not None:
             return featurizer, None
-        records = self.folder / "unfinished"
+        # Processes side by side have folders of their own, since each removes what it has done.
+        records = self.folder / "unfinished" / address([images.key, tokens])[:16]
         return featurizer.set_params(cache=records), records
 
     def _request(self, images, token, layer):
@@ -279,8 +293,11 @@ class Extraction:
 
 
 def _remove(folder):
+    """Remove the records of a finished pass, and the folder of them all once it is empty."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
 
 
 def most_frequent_prefix(states):

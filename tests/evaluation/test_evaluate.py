@@ -138,12 +138,13 @@ def test_averages_leave_out_the_tokens_of_choice(result):
     np.testing.assert_allclose(mean["mean"], np.mean(by_token))
     np.testing.assert_allclose(mean["std"], np.std(by_token))
     assert mean["n"] == 2
-    assert any("chosen on cat" in note for note in result.settings["notes"])
+    assert result.settings["chosen_on"] == ["cat"]
 
 
 def test_paired_tests(result):
     tests = result.tests
-    assert set(tests["baseline"]) == {"Rnd-Words (direction)", "Rnd-Words (shuffle)", "Noise-Imgs"}
+    chance = {"Rnd-Words (direction)", "Rnd-Words (shuffle)", "Noise-Imgs"}
+    assert set(tests["baseline"]) == chance | {"KMeans", "PCA", "Simple"}
     pooled = tests[tests["token"] == "mean"]
     weights = [result.settings["samples"][t]["test_kept"] for t in ("dog", "bus")]
     assert (pooled["n"] == sum(weights)).all()
@@ -229,6 +230,7 @@ def test_a_second_run_measures_nothing(
 
 
 SMALL = {"tokens": ["dog"], "n_components": 4, "clip": None, "bert": None, "methods": ["semi-nmf"]}
+SMALL["setting"] = {"center": True, "n_active": 2.0}  # within reach, unlike 1.2 of 4 concepts
 
 
 def test_a_killed_run_goes_on(scenes, featurizer, tmp_path, n_run, monkeypatch):
@@ -348,6 +350,16 @@ def test_no_references_leave_bert_out(scenes, featurizer):
     found = evaluate(featurizer, *bare, **{**SMALL, "bert": "bundled"})
     assert found.settings["bert"] is None
     assert any("no reference captions" in note for note in found.settings["notes"])
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same(scenes, featurizer, tmp_path):
+    settings = {**SMALL, "tokens": ["dog", "bus"], "seeds": [0, 1]}
+    one = evaluate(featurizer, *scenes, **settings)
+    two = evaluate(featurizer, *scenes, n_jobs=2, **settings)
+    pd.testing.assert_frame_equal(one.records, two.records, rtol=1e-4)
+    kept = evaluate(featurizer, *scenes, n_jobs=2, out=tmp_path, **settings)
+    pd.testing.assert_frame_equal(kept.records, two.records, rtol=1e-4)
 
 
 def test_tables_of_images(scenes, featurizer):
