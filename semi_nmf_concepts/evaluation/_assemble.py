@@ -15,6 +15,9 @@ from ._records import (
 )
 from ._result import Evaluation
 
+# Pixels a side at most: a page of eight words has some hundreds of pictures.
+THUMBNAIL = 112
+
 
 def assemble(job, bench, data, pieces):
     """The result of all tokens together."""
@@ -57,7 +60,7 @@ def _grid(data, one):
             {
                 "concept": k,
                 "words": words,
-                "images": [thumbnail(images[int(row)], int(row)) for row in rows],
+                "images": [thumbnail(images[int(row)], int(row), THUMBNAIL) for row in rows],
                 "share": one.values["share"][k],
                 **scores,
             }

@@ -181,7 +181,7 @@ def _image(figure, kind):
     metadata = {"Date": None} if kind == "svg" else None
     # Text stays text in an SVG: it can be searched, and edited in a drawing program.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "semi_nmf_concepts"}):
-        figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+        figure.savefig(content, format=kind, dpi=130, metadata=metadata)
     return content.getvalue()
 
 
