@@ -19,6 +19,8 @@ extensions = [
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 autosummary_generate = True
+# Beside that of the function dci; on some file systems the two names would be the same.
+autosummary_filename_map = {"semi_nmf_concepts.metrics.DCI": "semi_nmf_concepts.metrics.DCI-class"}
 # The attributes are in the docstrings already; a page for each would only repeat them.
 numpydoc_show_class_members = False
 exclude_patterns = ["_build"]

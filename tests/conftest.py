@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Set before torch, transformers, numba or SciPy are imported, which is why it is not a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -11,3 +13,18 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def n_run(monkeypatch):
+    """Counts the images that go through a model."""
+    from semi_nmf_concepts.lmm import _states
+
+    counts = []
+    call = _states.StateCollector.__call__
+    monkeypatch.setattr(
+        _states.StateCollector,
+        "__call__",
+        lambda self, images, *args: counts.append(len(images)) or call(self, images, *args),
+    )
+    return lambda: sum(counts)

@@ -42,8 +42,8 @@ with tempfile.TemporaryDirectory() as cache:
         pipeline,
         param_grid={
             "concepts": [
-                SemiNMFConcepts(**RECOMMENDED),
-                KMeansConcepts(),
+                SemiNMFConcepts(**RECOMMENDED, random_state=0),
+                KMeansConcepts(random_state=0),
                 PCAConcepts(),
                 SimpleConcepts(),
             ],
@@ -52,7 +52,7 @@ with tempfile.TemporaryDirectory() as cache:
         scoring=ConceptScorer(
             ["clip_score", "neg_overlap", "reconstruction", "recovery"],
             clip_model="bundled",  # a small CLIP for these scenes, not to be used for other images
-            min_positives=3,
+            min_positives=3,  # few images: a value counts that three test images of a fold have
         ),
         refit="clip_score",
         cv=KFold(2, shuffle=True, random_state=0),
@@ -64,5 +64,5 @@ results["concepts"] = [type(p["concepts"]).__name__ for p in results["params"]]
 results["K"] = [p["concepts__n_components"] for p in results["params"]]
 columns = {f"mean_test_{name}": name for name in search.scorer_.metrics}
 table = results.rename(columns=columns).set_index(["concepts", "K"])[list(columns.values())]
-print(table.round(3))
+print(table.round(3).reset_index().to_string(index=False))
 print("best by CLIPScore:", search.best_estimator_["concepts"])

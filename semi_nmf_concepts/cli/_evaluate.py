@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 from semi_nmf_concepts.evaluation import PRESETS
@@ -285,7 +285,7 @@ def _options(args, featurizer):
     """Arguments of `evaluate` that follow from the command."""
     layers, chosen_on = args.layers, ()
     if args.bundled:
-        args.n_jobs = args.n_jobs or min(len(args.tokens), os.cpu_count() or 1)
+        args.n_jobs = args.n_jobs or _n_processes(args)
         layers = layers or range(featurizer.handle.n_layers)
         chosen_on = _chosen_on(args)
     words = {"subtract_mean": args.subtract_mean, "final_norm": args.final_norm}
@@ -308,6 +308,16 @@ def _options(args, featurizer):
     }
 
 
+def _n_processes(args):
+    """As many as there are cores, on a CPU; a GPU is shared by one."""
+    import joblib
+
+    from semi_nmf_concepts._models import torch_device
+
+    on_cpu = torch_device(args.device).type == "cpu"
+    return min(len(args.tokens), joblib.cpu_count()) if on_cpu else 1
+
+
 def _chosen_on(args):
     """Those of the words on which the setting was chosen, unless nothing else is left."""
     chosen = [token for token in args.tokens if token in CHOSEN_ON]
@@ -321,15 +331,24 @@ def _chosen_on(args):
 
 
 def _setting(args):
-    """Parameters of Semi-NMF; None, the recommended ones, suit every number of concepts."""
-    from semi_nmf_concepts.decomposition import recommended_setting
-
+    """Parameters of Semi-NMF, for every number of concepts; None: the recommended ones."""
     changes = objective_changes(args)
     if args.preset:
         return PRESETS[args.preset].setting | changes
     if args.published:
         return changes
-    return recommended_setting(args.n_components[0]) | changes if changes else None
+    return partial(_recommended_but, changes, args.n_components[0]) if changes else None
+
+
+def _recommended_but(changes, first, n_components):
+    """The recommended setting for a number of components, with the changes asked for; the number
+    of active ones is meant for the `first` number of components, and fewer keep their share."""
+    from semi_nmf_concepts.decomposition import recommended_setting
+
+    setting = recommended_setting(n_components) | changes
+    if changes.get("n_active"):
+        setting["n_active"] *= min(1.0, n_components / first)
+    return setting
 
 
 def _scorer(args):

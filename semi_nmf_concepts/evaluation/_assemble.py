@@ -53,7 +53,7 @@ def _grid(data, one):
         rows = data.rows["train"][one.values["images"][k]]
         images = data.parts["train"].images
         scores = {
-            f"mas_{short}": mas[metric]["words"][k] if metric in mas else None
+            f"mas_{short}": _known(mas[metric]["words"][k]) if metric in mas else None
             for metric, short in (("clip_score", "clip"), ("bert_score", "bert"))
         }
         grid.append(
@@ -68,6 +68,11 @@ def _grid(data, one):
     return grid
 
 
+def _known(value):
+    """A number, or None for NaN, which JSON does not have."""
+    return None if value is None or value != value else value
+
+
 def _settings(job, bench, data):
     """How the evaluation was made."""
     first = data[job.tokens[0]]
@@ -80,7 +85,7 @@ def _settings(job, bench, data):
     return {
         **{key: provenance.get(key) for key in ("model", "revision", "fingerprint", "prompt")},
         "layer": job.layers[0],
-        "layers": sorted(job.layers, key=str),
+        "layers": job.layers,
         "tokens": job.tokens,
         "chosen_on": job.chosen_on,
         "main": job.main,
@@ -88,6 +93,9 @@ def _settings(job, bench, data):
         "n_components": job.n_components,
         "alphas": job.alphas,
         "seeds": job.seeds,
+        "random_state": job.random_state,
+        "factor_columns": bench.factors["columns"],
+        "min_positives": bench.factors["min_positives"],
         "clip": None if clip is None else str(clip.model),
         "clip_bundled": clip is not None and str(clip.model) == "bundled",
         "bert": None

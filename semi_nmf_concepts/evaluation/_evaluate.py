@@ -1,6 +1,7 @@
 """evaluate: the published tables and figures for a model, in one call."""
 
 import contextlib
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from ._assemble import assemble
 from ._job import Job
 from ._judges import make_judges
 from ._runs import Bench
-from ._states import PARTS
+from ._states import PARTS, UNFINISHED
 from ._work import extract_all, run_all
 
 
@@ -60,8 +61,10 @@ def evaluate(
         Some of "semi-nmf", "kmeans", "pca", "simple"; None takes all. Or estimators of your own by
         name (``components_`` once fitted, ``n_components`` is set): the curves are of the one
         called "Semi-NMF", or else of the first.
-    setting : dict, default=None
-        Parameters of Semi-NMF. None: the recommended setting; ``{}``: the published objective.
+    setting : dict or callable, default=None
+        Parameters of Semi-NMF, or a function that gives them for a number of components. None: the
+        recommended setting (:func:`~semi_nmf_concepts.decomposition.recommended_setting`); ``{}``:
+        the published objective.
     n_components : int or list of int, default=20
         Number of concepts (20 as in the paper). Of a list the first is the reference, and all make
         the curve over K.
@@ -86,7 +89,9 @@ def evaluate(
         As for :func:`~semi_nmf_concepts.metrics.factor_recovery`.
     out : path-like, default=None
         Folder for the tables, figures and the page, and for finished steps: the same call again
-        takes seconds, and one that was killed goes on where it was. None writes nothing.
+        takes seconds, and one that was killed goes on where it was. Steps are found by the content
+        of all that they depend on, except the code of estimators of your own: after a change of
+        that, take another folder. None writes nothing.
     random_state : int, default=0
         Seed of the noise images.
     n_jobs : int, default=None
@@ -159,6 +164,8 @@ def evaluate(
             factors={"columns": factor_columns, "min_positives": min_positives},
             random_state=random_state,
         )
+        estimators = [run.estimator for run in job.runs()]
+        bench.check(estimators, parts.values(), job.featurizer.handle.width)
         data = extract_all(job, parts, folder, n_jobs, verbose)
         pieces = run_all(job, bench, data, folder, n_jobs, verbose)
         result = assemble(job, bench, data, pieces)
@@ -174,12 +181,31 @@ def evaluate(
 def _steps(out, n_jobs):
     """The folder for finished steps: in `out`, or, for processes to share, for the time being."""
     if out is not None:
-        yield Path(out) / "steps"
+        folder = Path(out) / "steps"
+        with _only_one(folder):
+            yield folder
+            shutil.rmtree(folder / "states" / UNFINISHED, ignore_errors=True)
     elif n_jobs in (None, 1):
         yield None
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+
+
+@contextlib.contextmanager
+def _only_one(folder):
+    """Keep other evaluations out of the folder; the lock goes with the process that holds it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"another evaluation is at work in out={str(folder.parent)!r}: wait for it, or choose "
+            "another folder."
+        ) from error
 
 
 def _require_plots():

@@ -5,9 +5,11 @@ from functools import partial
 import numpy as np
 from sklearn.base import clone
 
+from semi_nmf_concepts.decomposition import recommended_setting
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, layer_index, load_model
 
 from ._methods import NOISE, SEMI_NMF, make_methods, with_components
+from ._records import MEAN
 from ._runs import Run
 from ._states import PARTS, images_of
 
@@ -28,6 +30,8 @@ class Job:
             )
         self.featurizer = clone(featurizer)
         self.tokens = _list_of("tokens", tokens)
+        if MEAN in self.tokens:
+            raise ValueError(f"tokens must not have {MEAN!r}: tables have a row of that name.")
         self.chosen_on = list(chosen_on)
         self.reported = [token for token in self.tokens if token not in self.chosen_on]
         unknown = [token for token in self.chosen_on if token not in self.tokens]
@@ -35,13 +39,15 @@ class Job:
             raise ValueError(f"chosen_on must be among the tokens {self.tokens}, got {unknown}.")
         if not self.reported:
             raise ValueError("chosen_on leaves no token to report.")
-        self.is_default = setting is None
-        self.methods = make_methods(methods, setting)
+        self.setting = recommended_setting if setting is None else setting
+        self.methods = make_methods(methods)
+        # Estimators of the user's own keep their parameters, whatever they are called.
+        self.has_setting = not hasattr(methods, "items")
         self.main = SEMI_NMF if SEMI_NMF in self.methods else next(iter(self.methods))
         numbers = [n_components] if np.isscalar(n_components) else n_components
         self.n_components = [int(n) for n in _list_of("n_components", numbers)]
         self.seeds = [int(seed) for seed in _list_of("seeds", seeds)]
-        self.alphas = [float(alpha) for alpha in alphas]
+        self.alphas = list(dict.fromkeys(float(alpha) for alpha in alphas))
         n_layers = self.featurizer.handle.n_layers
         self.layers = list(
             dict.fromkeys(
@@ -70,13 +76,11 @@ class Job:
 
     def estimator(self, method, n_components, seed, **changes):
         """The unfitted estimator of a run."""
-        return with_components(
-            self.methods[method],
-            n_components,
-            seed=seed,
-            setting=changes,
-            is_default=self.is_default and method == SEMI_NMF,
-        )
+        estimator = self.methods[method]
+        if method == SEMI_NMF and self.has_setting:
+            setting = self.setting(n_components) if callable(self.setting) else self.setting
+            changes = {**setting, **changes}
+        return with_components(estimator, n_components, seed=seed, **changes)
 
     def runs(self):
         """The runs of one token, the reference run of the main method first."""
@@ -93,7 +97,8 @@ class Job:
                     seed,
                     "full",
                     tables=("reference", "stability", *curves),
-                )  # fmt: skip
+                    is_main=name == main,
+                )
             )
         runs.append(
             Run(NOISE, self.estimator(main, K, seed), layer, seed, "full", "noise", ("reference",))

@@ -1,6 +1,6 @@
 """The decomposers that are compared, by name."""
 
-import numpy as np
+import joblib
 from sklearn.base import clone
 
 from semi_nmf_concepts.decomposition import (
@@ -8,7 +8,6 @@ from semi_nmf_concepts.decomposition import (
     PCAConcepts,
     SemiNMFConcepts,
     SimpleConcepts,
-    recommended_setting,
 )
 
 SEMI_NMF = "Semi-NMF"
@@ -22,22 +21,23 @@ METHODS = {
 # Baselines that have no decomposer of their own.
 RANDOM = {"direction": "Rnd-Words (direction)", "shuffle": "Rnd-Words (shuffle)"}
 NOISE, GROUND_TRUTH = "Noise-Imgs", "GT-captions"
+RESERVED = (*RANDOM.values(), NOISE, GROUND_TRUTH)
 
 
-def make_methods(methods, setting):
+def make_methods(methods):
     """dict of table name -> unfitted estimator, Semi-NMF first.
 
     Parameters
     ----------
     methods : list of str, dict of str to estimator, or None
-    setting : dict or None
-        Parameters of Semi-NMF; None is the recommended setting, which depends on the number of
-        components and is filled in by :func:`with_components`.
     """
     names = list(METHODS) if methods is None else methods
     if isinstance(names, str):
         names = [names]
-    if hasattr(names, "items"):
+    if hasattr(names, "items") and names:
+        taken = [name for name in names if name in RESERVED]
+        if taken:
+            raise ValueError(f"methods must not be called {taken}: tables have rows of that name.")
         return dict(names)
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
@@ -45,38 +45,21 @@ def make_methods(methods, setting):
             f"methods must be some of {list(METHODS)}, or a dict of estimators; got {methods!r}."
         )
     names = sorted(dict.fromkeys(names), key=list(METHODS).index)
-    made = {}
-    for name in names:
-        label, kind = METHODS[name]
-        made[label] = kind(**(setting or {})) if kind is SemiNMFConcepts else kind()
-    return made
+    return {label: kind() for label, kind in (METHODS[name] for name in names)}
 
 
-def with_components(estimator, n_components, *, seed, setting=None, is_default=False):
-    """A clone with this many components and, where it has one, this random state.
-
-    `is_default` says that the estimator is Semi-NMF in the recommended setting, of which a part
-    depends on the number of components.
-    """
+def with_components(estimator, n_components, *, seed, **changes):
+    """A clone with this many components, this random state where it has one, and the changes."""
     estimator = clone(estimator)
     known = estimator.get_params()
-    changes = {"n_components": n_components, "random_state": seed}
-    if is_default:
-        changes |= recommended_setting(n_components)
-    changes |= setting or {}
+    changes = {"n_components": n_components, "random_state": seed, **changes}
     return estimator.set_params(**{k: v for k, v in changes.items() if k in known})
 
 
 def describe(estimator):
-    """Class and parameters, as text that tells two estimators apart."""
-    parameters = {
-        name: _digest(value) if isinstance(value, np.ndarray) else repr(value)
-        for name, value in sorted(estimator.get_params().items())
-    }
-    return [type(estimator).__module__, type(estimator).__qualname__, parameters]
+    """Class and parameters, as JSON values that tell two estimators apart.
 
-
-def _digest(array):
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    The code of a class is not part of it.
+    """
+    kind = type(estimator)
+    return [kind.__module__, kind.__qualname__, joblib.hash(estimator.get_params())]

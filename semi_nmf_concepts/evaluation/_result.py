@@ -1,8 +1,10 @@
 """The result of an evaluation: records, tables, figures, the page, and the files of all of it."""
 
 import base64
+import hashlib
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -118,17 +120,23 @@ class Evaluation:
         frames = {name: _rows(getattr(self, name)) for name in _FRAMES}
         details = {"format": _FORMAT, "settings": self.settings, **frames}
         write_atomically(folder / DETAILS, _dump(details | {"concepts": _encoded(self.concepts)}))
+        _write_folder(folder / "tables", self._table_files())
+        _write_folder(folder / "figures", self._figure_files())
+        self.to_html(folder / PAGE)
+
+    def _table_files(self):
+        """Names and texts of the tables: those for people, then single rows."""
         for name, table in self.tables().items():
-            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
-            text = report.to_markdown_table(table)
-            write_atomically(folder / "tables" / f"{name}.md", text)
+            yield f"{name}.csv", table.to_csv(index=False)
+            yield f"{name}.md", report.to_markdown_table(table)
         for name in _FRAMES:
-            text = getattr(self, name).to_csv(index=False)
-            write_atomically(folder / "tables" / f"{name}_in_full.csv", text)
+            yield f"{name}_in_full.csv", getattr(self, name).to_csv(index=False)
+
+    def _figure_files(self):
+        """Names and contents of the figures."""
         for name, figure in _figures(self):
             for kind in ("png", "svg"):
-                write_atomically(folder / "figures" / f"{name}.{kind}", _image(figure, kind))
-        self.to_html(folder / PAGE)
+                yield f"{name}.{kind}", _image(figure, kind)
 
     @classmethod
     def load(cls, folder):
@@ -143,6 +151,8 @@ class Evaluation:
         try:
             records = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
             details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+            if details["format"] != _FORMAT:
+                raise ValueError(f"format {details['format']!r}, this version reads {_FORMAT}")
             frames = {name: pd.DataFrame(details[name]) for name in _FRAMES}
             concepts, settings = _decoded(details["concepts"]), details["settings"]
             table = pd.DataFrame(records, columns=COLUMNS)
@@ -150,6 +160,17 @@ class Evaluation:
             raise ValueError(f"{str(folder)!r} holds no saved evaluation: {error}") from error
         table["top"] = table["top"].astype("Int64")
         return cls(table, **frames, concepts=concepts, settings=settings)
+
+
+def _write_folder(folder, files):
+    """Write files, and remove those of the same kinds that an earlier evaluation left there."""
+    written = set()
+    for name, content in files:
+        write_atomically(folder / name, content)
+        written.add(name)
+    for path in folder.iterdir():
+        if path.name not in written and path.suffix in (".csv", ".md", ".png", ".svg"):
+            path.unlink()
 
 
 def _figures(evaluation):
@@ -170,7 +191,15 @@ def _figures(evaluation):
         if known.notna().any():
             yield name, make()
     for token, concepts in evaluation.concepts.items():
-        yield f"concepts_{token}", report.plot_concept_grid(concepts)
+        yield f"concepts_{_file_name(token)}", report.plot_concept_grid(concepts)
+
+
+def _file_name(token):
+    """A token as a part of a file name, which it might else lead out of the folder."""
+    plain = re.sub(r"\W+", "-", token)
+    if plain == token:
+        return token
+    return f"{plain}-{hashlib.sha256(token.encode()).hexdigest()[:6]}"  # "a/b" is not "a-b"
 
 
 def _image(figure, kind):

@@ -1,5 +1,6 @@
 """One run: fit a decomposer on the states of a token, read its words, and score all of it."""
 
+import inspect
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from semi_nmf_concepts.grounding import ground_images, ground_text
 from semi_nmf_concepts.metrics import (
+    choose_columns,
     dci,
     dead_fraction,
     factor_recovery,
@@ -21,6 +23,7 @@ from semi_nmf_concepts.metrics import (
 from ._judges import mas_judgement, top_judgement
 from ._methods import describe
 from ._states import most_frequent_prefix
+from ._store import address
 
 # What a run measures; each level contains the one before.
 #   "words": words, overlap, codes, recovery of factors as one number
@@ -28,6 +31,8 @@ from ._states import most_frequent_prefix
 #   "full":  words against the test samples; recovery in full
 LEVELS = ("words", "mas", "full")
 N_IMAGES = 5
+# Random words are drawn so often for the tables; one draw is enough for a point of a curve.
+N_DRAWS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,8 @@ class Run:
         Which states the dictionary and the activations come from.
     tables : tuple of str
         The tables that the run belongs to.
+    is_main : bool
+        Whether random words are compared with it on the test samples.
     """
 
     method: str
@@ -57,6 +64,7 @@ class Run:
     level: str = "words"
     source: str = "images"
     tables: tuple = field(default=())
+    is_main: bool = False
 
     def at_least(self, level):
         """Whether the run measures what belongs to `level`."""
@@ -89,13 +97,29 @@ class Bench:
         return {
             "states": [data.parts[part].key for part in ("train", "test")],
             "provenance": _stable(data.states(run.source, "train", run.layer).provenance),
-            "run": [describe(run.estimator), run.layer, run.seed, run.level, run.source],
+            "run": [describe(run.estimator), run.layer, run.level, run.source, run.is_main],
+            "token": data.token,
             "judges": {judge.metric: judge.identity for judge in self.judges},
-            "grounding": self.grounding,
+            "grounding": {name: _key_of(value) for name, value in self.grounding.items()},
             "factors": self.factors,
             "known_factors": _digest_of(data),
             "random_state": self.random_state,
         }
+
+    def check(self, estimators, parts, width):
+        """Find what is wrong with models, options and parameters before the captioner runs."""
+        self.words(np.eye(2, width, dtype=np.float32), None)
+        for value in self.grounding.values():
+            _key_of(value)
+        for judge in self.judges:
+            _ = judge.identity
+        for estimator in estimators:
+            if hasattr(estimator, "_parameter_constraints"):
+                estimator._validate_params()
+        for one in parts:
+            tables = one["train"].factors, one["test"].factors
+            if all(table is not None for table in tables):
+                choose_columns(*tables, self.factors["columns"])
 
     def words(self, directions, provenance):
         """Words of directions, with the options that all methods share."""
@@ -119,7 +143,7 @@ class Bench:
             "share": (V > 0).mean(axis=0).tolist(),
         }
         values["overlap"] = overlap_score(values["words"]) if len(values["words"]) > 1 else None
-        values["codes"] = _codes(estimator, train, test, V, V_test)
+        values["codes"] = _codes(estimator, train, test, V_test if len(test) else V)
         values["recovery"] = self._recovery(data, train, test, V, V_test, run)
         if run.at_least("mas"):
             values |= self._judged(data, train, values, V_test, run)
@@ -127,29 +151,35 @@ class Bench:
 
     def _judged(self, data, train, values, V_test, run):
         """Words, and random words beside them, in the eyes of the judges."""
-        width = train.Z.shape[1]
-        ground = partial(self.words, provenance=None)
-        chance = {"direction": {"ground": ground, "width": width}, "shuffle": {}}
-        drawn = {
-            mode: random_words(values["words"], mode=mode, random_state=run.seed, **options)
-            for mode, options in chance.items()
-            if mode == "direction" or len(values["words"]) > 1
-        }
+        random = {"direction": self._random_words(values["words"], "direction", data, train, run)}
+        if run.is_main and len(values["words"]) > 1:
+            random["shuffle"] = self._random_words(values["words"], "shuffle", data, train, run)
         mas, top = {}, {}
         for judge in self.judges:
             if run.source == "images":
+                score = partial(mas_judgement, judge, data, values["images"])
+                draws = [score(words) for words in random["direction"]]
                 mas[judge.metric] = {
-                    "words": mas_judgement(judge, data, values["images"], values["words"]).tolist(),
-                    "direction": mas_judgement(
-                        judge, data, values["images"], drawn["direction"]
-                    ).tolist(),
+                    "words": score(values["words"]).tolist(),
+                    "direction": np.mean(draws, axis=0).tolist(),
                 }
             if run.at_least("full"):
-                top[judge.metric] = {
-                    name: _lists(top_judgement(judge, data, V_test, words))
-                    for name, words in {"words": values["words"], **drawn}.items()
-                }
+                score = partial(top_judgement, judge, data, V_test)
+                top[judge.metric] = {"words": _lists(score(values["words"]))}
+                for mode, draws in random.items() if run.is_main else ():
+                    draws = [score(words) for words in draws]
+                    means = {n: np.mean([one[n] for one in draws], axis=0) for n in draws[0]}
+                    top[judge.metric][mode] = _lists(means)
         return {"mas": mas, "top": top}
+
+    def _random_words(self, words, mode, data, train, run):
+        """Draws of the words of a baseline, other ones for every token, method and setting."""
+        origin = [data.token, describe(run.estimator), run.layer, run.source, mode]
+        rng = np.random.RandomState(int(address(origin)[:8], 16))
+        ground = partial(self.words, provenance=None)
+        options = {"ground": ground, "width": train.Z.shape[1]} if mode == "direction" else {}
+        n_draws = N_DRAWS if run.is_main and run.at_least("full") else 1
+        return [random_words(words, mode=mode, random_state=rng, **options) for _ in range(n_draws)]
 
     def _recovery(self, data, train, test, V, V_test, run):
         """Which known factors the concepts detect; None where none are known."""
@@ -245,8 +275,9 @@ def _unsigned_codes(Z, Z_test, n_components, seed):
     return codes
 
 
-def _codes(estimator, train, test, V, V_test):
-    """How well and how sparsely the codes describe the states."""
+def _codes(estimator, train, test, V):
+    """How well and how sparsely the codes of the test states describe them (of the training states
+    where there are no others)."""
     values = {
         "l0": sparsity(V),
         "hoyer": sparsity(V, measure="hoyer"),
@@ -254,7 +285,7 @@ def _codes(estimator, train, test, V, V_test):
         "reconstruction": None,
     }
     if len(test) and hasattr(estimator, "inverse_transform"):
-        rebuilt = estimator.inverse_transform(V_test.astype(test.Z.dtype))
+        rebuilt = estimator.inverse_transform(V.astype(test.Z.dtype))
         values["reconstruction"] = reconstruction_score(test.Z, rebuilt, train.Z.mean(axis=0))
     return {name: _number(value) for name, value in values.items()}
 
@@ -272,6 +303,20 @@ def _table(recovery):
 
 def _lists(scores):
     return {str(top): values.tolist() for top, values in scores.items()}
+
+
+def _key_of(value):
+    """An option as a JSON value; a function by its name and source."""
+    if callable(value):
+        try:
+            source = inspect.getsource(value)
+        except (OSError, TypeError) as error:
+            raise ValueError(
+                f"grounding: {value!r} must be a function defined in a file, so that steps which "
+                "used it are told from others."
+            ) from error
+        return [getattr(value, "__module__", ""), getattr(value, "__qualname__", ""), source]
+    return value.item() if hasattr(value, "item") else value
 
 
 def _number(value):

@@ -1,6 +1,5 @@
 """The states behind every token of interest: extracted once, for real and for noise images."""
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -15,9 +14,12 @@ from sklearn.base import clone
 from semi_nmf_concepts.lmm import TokenRepresentations, mentions, split_samples, to_rgb
 from semi_nmf_concepts.metrics import noise_images
 
+from .._models import torch_device
 from ._store import address
 
 PARTS = ("train", "test")
+#: Folder of the records of passes that were not finished.
+UNFINISHED = "unfinished"
 # Representations that stay in memory per token: both parts, real and noise, of a layer or two.
 _RECENT = 6
 
@@ -176,7 +178,11 @@ def content_keys(images):
             except OSError:  # the featurizer's on_error decides about it
                 keys.append(f"unreadable: {os.fspath(item)}")
         else:
-            picture = to_rgb(item, index)
+            try:
+                picture = to_rgb(item, index)
+            except ValueError as error:  # likewise
+                keys.append(f"unreadable: {error}")
+                continue
             keys.append(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest())
     return keys
 
@@ -247,6 +253,11 @@ class Extraction:
             featurizer, records = self._resumable(images, [token, "noise"])
             featurizer.set_params(token=token, layer=layer, position="forced")
             states = featurizer.extract(Rows(noise, real.indices), real.captions)
+            if len(states) != len(real):
+                raise ValueError(
+                    f"token {token!r} was lost from {len(real) - len(states)} of {len(real)} "
+                    "captions when they were dictated for noise images."
+                )
             self._save(request, states)
             _remove(records)
         return states
@@ -260,16 +271,18 @@ class Extraction:
         if self.folder is None or featurizer.cache is not None:
             return featurizer, None
         # Processes side by side have folders of their own, since each removes what it has done.
-        records = self.folder / "unfinished" / address([images.key, tokens])[:16]
+        records = self.folder / UNFINISHED / address([images.key, tokens])[:16]
         return featurizer.set_params(cache=records), records
 
     def _request(self, images, token, layer):
         featurizer = self.featurizer
         names = ("forms", "prompt", "position", "stop", "max_new_tokens", "on_error")
         parameters = {name: getattr(featurizer, name) for name in names}
+        handle = featurizer.handle
         return parameters | {
-            "model": featurizer.handle.fingerprint,
-            "dtype": str(featurizer.handle.dtype),
+            "model": handle.fingerprint,
+            # "auto" is another precision on another kind of device.
+            "dtype": [handle.dtype, torch_device(handle.device).type],
             "images": images.key,
             "token": token,
             "layer": layer,
@@ -293,14 +306,13 @@ class Extraction:
 
 
 def _remove(folder):
-    """Remove the records of a finished pass, and the folder of them all once it is empty."""
+    """Remove the records of a finished pass."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
 
 
 def most_frequent_prefix(states):
     """The caption before the token that most samples share; "" without samples."""
     values, counts = np.unique(np.asarray(states.prefixes, dtype=str), return_counts=True)
-    return str(values[np.argmax(counts)]) if len(values) else ""
+    prefix = str(values[np.argmax(counts)]) if len(values) else ""
+    return prefix if prefix != "all" else "'all'"  # "all" is what tables call all samples

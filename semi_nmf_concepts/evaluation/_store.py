@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import __version__
 from .._files import write_atomically
 
 # Part of every address: a change of what a step computes or stores changes it.
@@ -14,12 +15,12 @@ _FORMAT = 1
 
 
 def address(request):
-    """Hash of a request: whatever a step depends on, as JSON values.
+    """Hash of a request: whatever a step depends on, as JSON values, and this package's version.
 
     >>> address({"a": 1, "b": [2.5, None]}) == address({"b": [2.5, None], "a": 1})
     True
     """
-    text = json.dumps([_FORMAT, request], sort_keys=True)
+    text = json.dumps([__version__, _FORMAT, request], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -46,10 +47,6 @@ class Store:
             found = compute()
             self._put(key, *found)
         return found
-
-    def has(self, request):
-        """Whether the step is finished."""
-        return self._get(address(request)) is not None
 
     def _get(self, key):
         if self.folder is None:

@@ -297,13 +297,16 @@ class _LoadedEncoder:
 
     def _encoded(self, texts, numbers):
         """Embeddings and weights of the sentences of these numbers, each encoded at most once."""
-        found = {i: self.sentences.pop(texts[i]) for i in numbers if texts[i] in self.sentences}
+        found = {i: self.sentences[texts[i]] for i in numbers if texts[i] in self.sentences}
         missing = sorted((i for i in numbers if i not in found), key=lambda i: len(texts[i]))
         new = package.encode([texts[i] for i in missing], self.network, self.tokenizer)
+        # Nothing changes before here, so that an error or an interrupt above does no harm.
         self.n_encoded += len(missing)
         self.n_bytes += sum(_n_bytes(sentence) for sentence in new)
         found.update(zip(missing, new, strict=True))
-        self.sentences.update((texts[i], sentence) for i, sentence in found.items())
+        for i, sentence in found.items():
+            self.sentences[texts[i]] = sentence
+            self.sentences.move_to_end(texts[i])
         while self.n_bytes > MEMORY_BYTES:  # those used last are at the end
             self.n_bytes -= _n_bytes(self.sentences.popitem(last=False)[1])
         return found

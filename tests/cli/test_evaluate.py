@@ -147,7 +147,16 @@ def test_words_on_which_settings_were_chosen_alone_are_reported_with_a_warning(r
     ],
 )
 def test_the_setting_of_semi_nmf(run, own, words, setting):
-    assert run("--out", "out", *words, **own).setting == setting
+    seen = run("--out", "out", *words, **own).setting
+    assert (seen(3) if callable(seen) else seen) == setting
+
+
+def test_changes_of_the_recommended_setting_follow_the_number_of_concepts(run, own):
+    own = {**own, "--n-components": "8,4"}
+    seen = run("--out", "out", "--whiten", "4", **own).setting
+    assert [seen(k) for k in (8, 4)] == [recommended_setting(k) | {"whiten": 4} for k in (8, 4)]
+    seen = run("--out", "out", "--n-active", "3", **own).setting
+    assert [seen(k)["n_active"] for k in (8, 4, 16)] == [3, 1.5, 3]
 
 
 def test_a_run_of_ones_own(run, own, model):

@@ -4,7 +4,7 @@ import pytest
 
 from semi_nmf_concepts.datasets import load_scenes
 from semi_nmf_concepts.evaluation import evaluate
-from semi_nmf_concepts.lmm import LMMTokenFeaturizer, _states
+from semi_nmf_concepts.lmm import LMMTokenFeaturizer
 from tests._tiny_clip import build_tiny_clip
 
 TOKENS = ("dog", "cat", "bus")
@@ -53,16 +53,3 @@ def out(tmp_path_factory):
 def result(scenes, tiny_clip, out):
     featurizer = LMMTokenFeaturizer(stop="token", batch_size=64)
     return evaluate(featurizer, *scenes, clip=tiny_clip, out=out, **SETTINGS)
-
-
-@pytest.fixture
-def n_run(monkeypatch):
-    """Counts the images that go through the model."""
-    counts = []
-    call = _states.StateCollector.__call__
-    monkeypatch.setattr(
-        _states.StateCollector,
-        "__call__",
-        lambda self, images, *args: counts.append(len(images)) or call(self, images, *args),
-    )
-    return lambda: sum(counts)

@@ -278,6 +278,88 @@ def test_a_killed_extraction_goes_on(scenes, tmp_path, n_run, monkeypatch):
     assert not (tmp_path / "steps" / "states" / "unfinished").exists()
 
 
+def test_random_words_are_others_for_every_token(result):
+    points = result.points.query("method == 'Semi-NMF'").pivot(
+        index="concept", columns="token", values="random_bert"
+    )
+    assert (points["dog"] - points["bus"]).abs().max() > 0.01
+    records = result.records.query("metric == 'mas_bert_score' and token == 'dog'")
+    random = records[records["method"] == "Rnd-Words (direction)"]["mean"]
+    assert random.nunique() == 4  # nor the same along the curves, which share the reference
+
+
+def test_the_shown_codes_are_of_the_test_states(result, by_hand):
+    found = row(result.records, table="codes", token="dog", method="Semi-NMF", metric="l0")
+    np.testing.assert_allclose(found["mean"], (by_hand.V_test > 0).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"clip": "no/such-clip"}, (OSError, ValueError), "no/such-clip"),
+        ({"bert": "roberta-large"}, OSError, "roberta-large"),
+        ({"grounding": {"n_wordss": 3}}, TypeError, "n_wordss"),
+        ({"grounding": {"n_words": 0}}, ValueError, "n_words"),
+        ({"grounding": {"word_filter": eval("lambda word: True")}}, ValueError, "in a file"),
+        ({"alphas": [-1.0]}, ValueError, "'alpha' parameter"),
+        ({"factor_columns": ["age"]}, ValueError, "age"),
+    ],
+)
+def test_what_is_wrong_shows_before_the_model_runs(
+    scenes, featurizer, n_run, changes, kind, message
+):
+    with pytest.raises(kind, match=message):
+        evaluate(featurizer, *scenes, **{**SMALL, **changes})
+    assert n_run() == 0
+
+
+def short_words(word):
+    return len(word) < 6
+
+
+def test_a_word_filter_of_your_own(scenes, featurizer, tmp_path):
+    settings = {**SMALL, "grounding": {"word_filter": short_words}}
+    found = evaluate(featurizer, *scenes, out=tmp_path, **settings)
+    words = ", ".join(found.points["words"]).split(", ")
+    assert max(map(len, words)) < 6
+    assert found.settings["grounding"] == {"word_filter": "short_words"}
+
+
+def test_two_evaluations_do_not_share_a_folder_at_once(scenes, featurizer, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "steps").mkdir()
+    with (
+        FileLock(tmp_path / "steps" / ".lock"),
+        pytest.raises(ValueError, match="another evaluation is at work"),
+    ):
+        evaluate(featurizer, *scenes, out=tmp_path, **SMALL)
+    evaluate(featurizer, *scenes, out=tmp_path, **SMALL)
+
+
+def test_nothing_old_stays_and_nothing_is_written_elsewhere(scenes, featurizer, tmp_path):
+    out = tmp_path / "out"
+    evaluate(featurizer, *scenes, out=out, **{**SMALL, "tokens": ["dog", "bus"], "seeds": [0, 1]})
+    (out / "tables" / "mine.txt").write_text("kept")
+    found = evaluate(featurizer, *scenes, out=out, **SMALL)
+    names = {path.name for folder in ("tables", "figures") for path in (out / folder).iterdir()}
+    assert {"concepts_dog.png", "table2.md", "mine.txt"} <= names
+    assert not names & {"concepts_bus.png", "stability.md", "stability.png"}
+    found.concepts = {"a/../../../escaped": found.concepts["dog"]}
+    found.save(out)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert len(list((out / "figures").glob("concepts_a-escaped-*.png"))) == 1
+
+
+def test_own_estimators_keep_their_parameters(scenes, featurizer):
+    own = SemiNMFConcepts(alpha=0.5, n_active=None)
+    found = evaluate(
+        featurizer, *scenes, **{**SMALL, "methods": {"Semi-NMF": own}, "setting": None}
+    )
+    assert "alpha=0.5" in found.settings["methods"]["Semi-NMF"]
+    assert "n_active" not in found.settings["methods"]["Semi-NMF"]
+
+
 def test_other_requests_are_not_mixed_up(scenes, featurizer, tmp_path):
     first = evaluate(featurizer, *scenes, out=tmp_path, **SMALL)
     other = evaluate(featurizer, *scenes, out=tmp_path, **{**SMALL, "grounding": {"n_words": 3}})
@@ -381,6 +463,10 @@ def test_tables_of_images(scenes, featurizer):
         ({"tokens": ["bear"]}, "no data for the token 'bear'"),
         ({"chosen_on": ["cat"]}, "chosen_on must be among the tokens"),
         ({"chosen_on": ["dog"]}, "leaves no token"),
+        ({"methods": {}}, "methods must be some of"),
+        ({"methods": {"Noise-Imgs": KMeansConcepts()}}, "must not be called"),
+        ({"tokens": ["mean"]}, "tokens must not have 'mean'"),
+        ({"layers": [17]}, "layer must be between"),
         ({"n_components": 500}, "500 concepts need at least as many"),
     ],
 )

@@ -5,20 +5,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from semi_nmf_concepts.decomposition import KMeansConcepts, PCAConcepts, SemiNMFConcepts
-from semi_nmf_concepts.lmm import TokenRepresentations, _states, load_model
-
-
-@pytest.fixture
-def n_run(monkeypatch):
-    """Counts the images that go through the model."""
-    counts = []
-    call = _states.StateCollector.__call__
-    monkeypatch.setattr(
-        _states.StateCollector,
-        "__call__",
-        lambda self, images, *args: counts.append(len(images)) or call(self, images, *args),
-    )
-    return lambda: sum(counts)
+from semi_nmf_concepts.lmm import TokenRepresentations, load_model
 
 
 def test_every_image_runs_once(make, images, word, tmp_path, n_run):

@@ -414,3 +414,21 @@ def test_baseline_passes_as_scale():
     shifted = captions[7:] + captions[:7]
     unrelated = encoder.f1([texts[0] for texts in captions], [texts[1] for texts in shifted])
     assert abs(unrelated.mean()) < 0.1
+
+
+def test_memory_survives_an_interrupt(tmp_path, monkeypatch):
+    """An error while new sentences are encoded loses none of those remembered."""
+    from semi_nmf_concepts.metrics import _bert_encoder
+
+    build_tiny_bert(tmp_path / "bert")
+    encoder = load_bert(tmp_path / "bert", num_layers=1)
+    expected = encoder.f1(["a dog"], ["a bus"])
+    loaded = encoder._loaded
+    held, n_bytes = list(loaded.sentences), loaded.n_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(_bert_encoder.package, "encode", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            encoder.f1(["a dog"], ["new"])
+    assert list(loaded.sentences) == held and loaded.n_bytes == n_bytes
+    monkeypatch.setattr(_bert_encoder, "MEMORY_BYTES", 1)
+    np.testing.assert_array_equal(encoder.f1(["a dog"], ["a bus"]), expected)

@@ -20,7 +20,7 @@ from semi_nmf_concepts.decomposition import (
     SimpleConcepts,
 )
 from semi_nmf_concepts.grounding import ground_text
-from semi_nmf_concepts.lmm import LMMTokenFeaturizer, _states
+from semi_nmf_concepts.lmm import LMMTokenFeaturizer
 from semi_nmf_concepts.metrics import (
     ConceptScorer,
     bert_score,
@@ -84,19 +84,6 @@ def clip_folder(tmp_path_factory):
 def pipeline(cache):
     featurizer = LMMTokenFeaturizer(token="dog", cache=cache)
     return Pipeline([("featurizer", featurizer), ("concepts", SemiNMFConcepts(4, random_state=0))])
-
-
-@pytest.fixture
-def n_run(monkeypatch):
-    """Counts the images that go through the model."""
-    counts = []
-    call = _states.StateCollector.__call__
-    monkeypatch.setattr(
-        _states.StateCollector,
-        "__call__",
-        lambda self, images, *args: counts.append(len(images)) or call(self, images, *args),
-    )
-    return lambda: sum(counts)
 
 
 @pytest.fixture
