@@ -58,8 +58,8 @@ _BUNDLED = {
     "alphas": (0.01, 0.02, 0.05, 0.1, 0.2),
     "clip": "bundled",
     "bert": "bundled",
-    "n_images": 1500,
-    "n_test": 500,
+    "n_images": 700,
+    "n_test": 250,
     "out": Path("out", "evaluation"),
 }
 _OWN = {"test_fraction": 0.2}

@@ -135,7 +135,7 @@ def evaluate(
     >>> result = evaluate(LMMTokenFeaturizer(stop="token"), train, test, tokens=["dog"],
     ...                   methods=["semi-nmf", "simple"], n_components=4, clip=None, bert=None)
     >>> result.table("table2")["method"].tolist()
-    ['Semi-NMF', 'Simple']
+    ['Simple', 'Semi-NMF']
     """
     began = time.perf_counter()
     job = Job(

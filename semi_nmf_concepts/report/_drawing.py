@@ -29,7 +29,7 @@ _SANS = "'Segoe UI', 'Helvetica Neue', 'Liberation Sans', Arial, 'DejaVu Sans', 
 _PICTURE, _TEXT = 1.15, 2.6
 
 
-def new_figure(size):
+def new_figure(size, layout="constrained"):
     """Make an empty figure of `size` (width, height) in inches."""
     try:
         from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def new_figure(size):
         raise ImportError(
             'Plots need matplotlib; install it with: pip install "semi_nmf_concepts[plots]"'
         ) from error
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout=layout)
 
 
 def wide_rows(figure):
@@ -98,11 +98,19 @@ def concept_rows(rows, *, n_images, n_words):
     if n_images < 1:
         raise ValueError(f"n_images must be at least 1, got {n_images!r}.")
     size = (_TEXT + n_images * _PICTURE, max(len(rows), 1) * (_PICTURE + 0.12))
-    figure = new_figure(size)
+    # The places are known; having them found for a hundred axes takes most of the time.
+    figure = new_figure(size, layout=None)
     if not rows:
         return figure
-    ratios = [_TEXT / _PICTURE] + [1] * n_images
-    axes = figure.subplots(len(rows), 1 + n_images, squeeze=False, width_ratios=ratios)
+    edges = {"left": 0.06 / size[0], "bottom": 0.06 / size[1]}
+    edges |= {"right": 1 - edges["left"], "top": 1 - edges["bottom"]}
+    axes = figure.subplots(
+        len(rows),
+        1 + n_images,
+        squeeze=False,
+        width_ratios=[_TEXT / _PICTURE] + [1] * n_images,
+        gridspec_kw={"hspace": 0.08, "wspace": 0.08, **edges},
+    )
     for cells, row in zip(axes, rows, strict=True):
         _draw_words(cells[0], row, n_words)
         for column, axis in enumerate(cells[1:]):
