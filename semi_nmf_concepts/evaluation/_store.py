@@ -67,3 +67,27 @@ class Store:
         # NaN is written as JSON's extension of that name, which the reader above knows.
         np.savez(content, values=json.dumps(values), **arrays)
         write_atomically(self.folder / f"{key}.npz", content.getvalue())
+
+
+class NotFinished(LookupError):
+    """A step that is not in the store."""
+
+
+class FinishedSteps:
+    """The steps of a store that are finished, and no others.
+
+    Parameters
+    ----------
+    store : Store
+    """
+
+    def __init__(self, store):
+        self._store = store
+
+    def once(self, request, compute):
+        """The (values, arrays) of a request; raises NotFinished instead of computing them."""
+
+        def refuse():
+            raise NotFinished
+
+        return self._store.once(request, refuse)

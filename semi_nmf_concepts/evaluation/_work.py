@@ -1,5 +1,6 @@
 """Doing the runs of an evaluation: token by token, in one process or several, each step once."""
 
+import contextlib
 from functools import partial
 
 from sklearn.base import clone
@@ -7,7 +8,7 @@ from sklearn.base import clone
 from ._records import Finished
 from ._runs import Run
 from ._states import Extraction, TokenData
-from ._store import Store
+from ._store import FinishedSteps, NotFinished, Store
 
 
 def extract_all(job, parts_of_tokens, folder, n_jobs, verbose):
@@ -64,7 +65,11 @@ def run_all(job, bench, data, folder, n_jobs, verbose):
                 token: _run_token(job, bench, one, store, bar.update) for token, one in data.items()
             }
         pieces = {}
-        tasks = [(job, bench, one, store) for one in data.values()]
+        for token, one in data.items():  # no process is started for what is only looked up
+            with contextlib.suppress(NotFinished):
+                pieces[token] = _run_token(job, bench, one, FinishedSteps(store), lambda: None)
+                bar.update(n_steps)
+        tasks = [(job, bench, one, store) for token, one in data.items() if token not in pieces]
         for token, piece in _in_parallel(_run_token_of, tasks, n_jobs):
             pieces[token] = piece
             bar.update(n_steps)
