@@ -27,6 +27,8 @@ _SANS = "'Segoe UI', 'Helvetica Neue', 'Liberation Sans', Arial, 'DejaVu Sans', 
 
 # Inches; a row of five pictures with its words fits the width of a page.
 _PICTURE, _TEXT = 1.15, 2.6
+_GAP = 0.12
+_ROW = _PICTURE + _GAP
 
 
 def new_figure(size, layout="constrained"):
@@ -97,36 +99,39 @@ def concept_rows(rows, *, n_images, n_words):
     """
     if n_images < 1:
         raise ValueError(f"n_images must be at least 1, got {n_images!r}.")
-    size = (_TEXT + n_images * _PICTURE, max(len(rows), 1) * (_PICTURE + 0.12))
-    # The places are known; having them found for a hundred axes takes most of the time.
+    size = (_TEXT + n_images * _PICTURE, max(len(rows), 1) * _ROW)
+    # Axes of their own for every picture, laid out by matplotlib, would take most of the time.
     figure = new_figure(size, layout=None)
-    if not rows:
-        return figure
-    edges = {"left": 0.06 / size[0], "bottom": 0.06 / size[1]}
-    edges |= {"right": 1 - edges["left"], "top": 1 - edges["bottom"]}
-    axes = figure.subplots(
-        len(rows),
-        1 + n_images,
-        squeeze=False,
-        width_ratios=[_TEXT / _PICTURE] + [1] * n_images,
-        gridspec_kw={"hspace": 0.08, "wspace": 0.08, **edges},
-    )
-    for cells, row in zip(axes, rows, strict=True):
-        _draw_words(cells[0], row, n_words)
-        for column, axis in enumerate(cells[1:]):
-            bare(axis)
-            draw_picture(axis, row["images"][column] if column < len(row["images"]) else None)
+    for number, row in enumerate(rows):
+        bottom = (len(rows) - 1 - number) / len(rows)
+        axis = figure.add_axes((0.0, bottom, 1.0, 1.0 / len(rows)))
+        bare(axis)
+        _draw_words(axis, row, n_words)
+        for column, picture in enumerate(row["images"][:n_images]):
+            _place_picture(axis, picture, _TEXT + column * _PICTURE)
+        axis.set(xlim=(0.0, size[0]), ylim=(0.0, _ROW))  # inches
     return figure
 
 
 def _draw_words(axis, row, n_words):
-    bare(axis)
     heading = f"{row['concept']}    {percent(row['share'])} of samples"
     words = ", ".join(row["words"][:n_words]) or "(no words)"
     # Without parse_math=False, matplotlib reads "$...$" in a word as mathematics.
-    top = {"transform": axis.transAxes, "va": "top", "parse_math": False}
-    axis.text(0, 0.98, heading, fontsize=8, color="0.4", **top)
-    axis.text(0, 0.78, wrap(words, 34, lines=4), fontsize=9, linespacing=1.25, **top)
+    top = {"va": "top", "parse_math": False}
+    axis.text(0.08, 0.94 * _ROW, heading, fontsize=8, color="0.4", **top)
+    words = wrap(words, 34, lines=4)
+    axis.text(0.08, 0.76 * _ROW, words, fontsize=9, linespacing=1.25, **top)
+
+
+def _place_picture(axis, picture, left):
+    """Show a picture in its cell, as large as its shape allows; nothing where there is none."""
+    if picture is None:
+        return
+    width, height = picture.size
+    scale = (_PICTURE - _GAP) / max(width, height)
+    width, height = width * scale, height * scale
+    x, y = left + (_PICTURE - width) / 2, (_ROW - height) / 2
+    axis.imshow(picture, extent=(x, x + width, y, y + height), aspect="auto")
 
 
 def draw_picture(axis, picture):

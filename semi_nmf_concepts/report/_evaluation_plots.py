@@ -433,7 +433,7 @@ def plot_concept_grid(concepts, n_images=5, *, n_words=10):
     Returns
     -------
     figure : matplotlib.figure.Figure
-        With ``1 + n_images`` axes per row, as :func:`plot_concepts` makes it.
+        With one pair of axes per row, as :func:`plot_concepts` makes it.
 
     Raises
     ------

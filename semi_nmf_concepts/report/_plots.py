@@ -24,7 +24,7 @@ def plot_concepts(report, concepts=None, *, n_images=5, n_words=10):
     Returns
     -------
     figure : matplotlib.figure.Figure
-        With ``1 + n_images`` axes per row; ``figure.savefig(path)`` writes it.
+        With one pair of axes per row; ``figure.savefig(path)`` writes it.
 
     Raises
     ------

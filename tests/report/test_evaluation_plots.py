@@ -138,7 +138,7 @@ def test_stability_has_a_row_per_token(evaluation):
 def test_concept_grid(evaluation):
     concepts = evaluation.concepts["dog"]
     figure = drawn(plot_concept_grid(concepts, n_images=3))
-    assert len(figure.axes) == len(concepts) * 4
+    assert len(figure.axes) == len(concepts)
     pictures = [len(axis.images) for axis in figure.axes]
     assert sum(pictures) == sum(min(len(concept["images"]), 3) for concept in concepts)
     texts = " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
