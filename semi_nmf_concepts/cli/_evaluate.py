@@ -158,9 +158,10 @@ def _test_fraction(text):
 
 
 def _method(text):
-    if text not in METHODS:
+    """A method, also as tables write it ("KMeans")."""
+    if text.lower() not in METHODS:
         raise argparse.ArgumentTypeError(f"must be among {', '.join(METHODS)}, got {text!r}")
-    return text
+    return text.lower()
 
 
 def _rescaling(text):

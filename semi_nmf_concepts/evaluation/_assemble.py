@@ -41,7 +41,7 @@ def assemble(job, bench, data, pieces):
         factors=pd.DataFrame(factors),
         tests=paired_tests(scores, job.main, job.reported),
         concepts=concepts,
-        settings=_settings(job, bench, data),
+        settings=_settings(job, bench, data) | {"notes": _notes(pieces, bench)},
     )
 
 
@@ -66,6 +66,22 @@ def _grid(data, one):
             }
         )
     return grid
+
+
+def _notes(pieces, bench):
+    """What a reader must know to trust the tables: which factor values were too rare."""
+    counts = {}
+    for token, piece in pieces.items():
+        recovery = piece["finished"][0].values["recovery"]
+        if recovery and recovery["n_left_out"]:
+            n_scored = len(recovery["tables"]["all"])
+            counts[token] = f"{token} {n_scored} of {n_scored + recovery['n_left_out']}"
+    if not counts:
+        return []
+    return [
+        f"Factor values that were scored: {', '.join(counts.values())}. The others have fewer than "
+        f"{bench.factors['min_positives']} samples with them, or without them, in training or test."
+    ]
 
 
 def _known(value):
@@ -109,5 +125,4 @@ def _settings(job, bench, data):
         "samples": {token: one.counts for token, one in data.items()},
         "versions": provenance.get("versions"),
         "package_version": provenance.get("package_version"),
-        "notes": [],
     }

@@ -30,7 +30,10 @@ class Evaluation:
     records : DataFrame
         One row per number: ``table``, ``token`` ("mean": average over the reported tokens),
         ``method``, ``metric``, ``top``, ``layer``, ``n_components``, ``alpha``, ``seed``, ``mean``,
-        ``std``, ``n``.
+        ``std``, ``n``. ``alpha`` is the weight of the L1 term that was used, as it is (None in rows
+        that average over tokens with weights of their own); in the table "alpha" it is the relative
+        weight asked for. ``std`` is over what ``n`` counts: images, concepts, pairs of seeds, or
+        tokens in the rows of token "mean".
     points : DataFrame
         One row per concept of the reference runs: ``token``, ``method``, ``concept``, ``words``,
         and the MAS scores ``clip``, ``bert`` of its words and ``random_clip``, ``random_bert`` of

@@ -198,6 +198,7 @@ class Bench:
         )
         return out | {
             "tables": {"all": _table(recovery), prefix: _table(first)},
+            "n_left_out": len(recovery.left_out),
             **self._entanglement(V, factors[0], V_test, factors[1]),
         }
 

@@ -11,7 +11,7 @@ from .. import __version__
 from .._files import write_atomically
 
 # Part of every address: a change of what a step computes or stores changes it.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def address(request):

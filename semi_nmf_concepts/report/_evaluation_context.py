@@ -196,7 +196,7 @@ class _Layout:
         return {"name": text, "chosen": text in self._chosen, "mean": text == MEAN}
 
 
-_KEY_NAMES = {"n_components": "K", "alpha": "α", "baseline": "against", "n": "images"}
+_KEY_NAMES = {"n_components": "K", "alpha": "α", "baseline": "against", "n": "images in all"}
 
 
 def _group_name(group, row):

@@ -351,6 +351,16 @@ def test_nothing_old_stays_and_nothing_is_written_elsewhere(scenes, featurizer, 
     assert len(list((out / "figures").glob("concepts_a-escaped-*.png"))) == 1
 
 
+def test_factor_values_that_are_too_rare_are_named(scenes, featurizer):
+    settings = {**SMALL, "factor_columns": ["colour"], "min_positives": 4}
+    found = evaluate(featurizer, *scenes, **settings)
+    n_scored = len(found.factors.query("method == 'Semi-NMF' and prefix == 'all'"))
+    n_values = len({*scenes[0]["dog"].factors["colour"], *scenes[1]["dog"].factors["colour"]})
+    assert 0 < n_scored < n_values
+    (note,) = found.settings["notes"]
+    assert f"dog {n_scored} of {n_values}. " in note and "fewer than 4 samples" in note
+
+
 def test_own_estimators_keep_their_parameters(scenes, featurizer):
     own = SemiNMFConcepts(alpha=0.5, n_active=None)
     found = evaluate(
