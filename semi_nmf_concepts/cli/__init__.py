@@ -43,10 +43,7 @@ def main(argv=None):
         with plain_warnings(args.fatal_warning), remembered_interrupts():
             args.run(args)
     except KeyboardInterrupt:
-        again = (
-            "; the same command goes on from here" if args.run.__name__ == "run_evaluate" else ""
-        )
-        print(f"interrupted{again}", file=sys.stderr)
+        print(f"interrupted{args.after_interrupt}", file=sys.stderr)
         return 130
     except Exception as error:
         if args.debug or not is_user_error(error):

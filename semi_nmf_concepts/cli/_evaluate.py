@@ -88,6 +88,7 @@ def add_evaluate(commands):
     add_run_options(command)
     # None: what was not given, and depends on the way.
     command.set_defaults(run=run_evaluate, check=check_usage, fatal_warning=None)
+    command.set_defaults(after_interrupt="; the same command goes on from here")
     command.set_defaults(layer=None, dtype=None)
 
 

@@ -81,7 +81,7 @@ def _add_common_options(command):
     group.add_argument("--n-words", type=positive, default=10, help="words per concept (10)")
     add_word_options(group)
     add_run_options(command)
-    command.set_defaults(check=check_usage, fatal_warning=FATAL_WARNING)
+    command.set_defaults(check=check_usage, fatal_warning=FATAL_WARNING, after_interrupt="")
 
 
 def check_usage(parser, args):

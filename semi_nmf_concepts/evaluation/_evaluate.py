@@ -138,6 +138,7 @@ def evaluate(
     ['Simple', 'Semi-NMF']
     """
     began = time.perf_counter()
+    n_jobs = 1 if n_jobs is None else n_jobs
     job = Job(
         featurizer,
         tokens=tokens,
@@ -185,7 +186,7 @@ def _steps(out, n_jobs):
         with _only_one(folder):
             yield folder
             shutil.rmtree(folder / "states" / UNFINISHED, ignore_errors=True)
-    elif n_jobs in (None, 1):
+    elif n_jobs == 1:
         yield None
     else:
         with tempfile.TemporaryDirectory() as folder:

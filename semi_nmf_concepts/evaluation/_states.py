@@ -64,7 +64,7 @@ class TokenData:
     token: str
     parts: dict
     extraction: "Extraction"
-    rows: dict = field(default_factory=dict)
+    rows: dict = field(init=False)
 
     def __post_init__(self):
         self._recent = {}

@@ -20,11 +20,11 @@ def extract_all(job, parts_of_tokens, folder, n_jobs, verbose):
     parts_of_tokens : dict of str to dict of str to Images
     folder : Path or None
         Where finished steps are kept.
-    n_jobs : int or None
+    n_jobs : int
     verbose : int
     """
     # In one process the featurizer shows a bar of images, in several they would mix.
-    alone = n_jobs in (None, 1)
+    alone = n_jobs == 1
     featurizer = clone(job.featurizer).set_params(verbose=verbose if alone else 0)
     states = None if folder is None else folder / "states"
     extraction = Extraction(featurizer, job.layers, states, job.random_state)
@@ -60,7 +60,7 @@ def run_all(job, bench, data, folder, n_jobs, verbose):
     """
     store, n_steps = Store(None if folder is None else folder / "runs"), len(job.runs()) + 1
     with _bar(len(data) * n_steps, verbose, "run", "fits and scores") as bar:
-        if n_jobs in (None, 1):
+        if n_jobs == 1:
             return {
                 token: _run_token(job, bench, one, store, bar.update) for token, one in data.items()
             }
@@ -98,7 +98,7 @@ def _run_token_of(job, bench, data, store):
 
 def _in_parallel(function, tasks, n_jobs):
     """Results of `function` for each tuple of arguments, as they come."""
-    if n_jobs in (None, 1):
+    if n_jobs == 1:
         return (function(*task) for task in tasks)
     from joblib import Parallel, delayed
 
