@@ -1,14 +1,22 @@
 """Images from a folder, with reference captions from a file where there are some."""
 
+import csv
 import json
 from collections import defaultdict
 from pathlib import Path
 
-import pandas as pd
 from sklearn.utils import Bunch
 
 from .._messages import some
-from ._reading import NAMED, existing_file, existing_folder, understanding
+from ._reading import (
+    NAMED,
+    existing_file,
+    existing_folder,
+    read_json,
+    read_lines,
+    refuse_repeated,
+    understanding,
+)
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -147,14 +155,11 @@ def _read_captions(file):
         )
     with understanding(file, "captions"):
         if suffix == ".json":
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
+            content = read_json(file)
             covers_more = isinstance(content, dict) and "annotations" in content
             pairs = _pairs_of_json(content)
         elif suffix == ".jsonl":
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            pairs = _pairs_of_records(
-                [_line(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-            )
+            pairs = _pairs_of_records([_line(*line) for line in read_lines(file)])
         else:
             pairs = _pairs_of_table(file, "\t" if suffix == ".tsv" else ",")
     return pairs, covers_more
@@ -173,6 +178,7 @@ def _pairs_of_json(content):
     if not isinstance(content, dict):
         raise TypeError(f"expected an object or a list, got {type(content).__name__}")
     if "annotations" in content:
+        refuse_repeated([image["id"] for image in content["images"]], "images have the same id")
         names = {image["id"]: image["file_name"] for image in content["images"]}
         return [
             _pair(names[entry["image_id"]], entry["caption"]) for entry in content["annotations"]
@@ -191,17 +197,24 @@ def _pairs_of_records(records):
 
 
 def _pairs_of_table(file, separator):
-    # Everything as text: a caption "None" or "nan" is a caption, not a missing value.
-    try:
-        table = pd.read_csv(
-            file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except pd.errors.EmptyDataError as error:
-        raise ValueError("it is empty; its first line must name the columns") from error
-    absent = {"image", "caption"} - set(table.columns)
-    if absent:
-        raise ValueError(f"no column {' and '.join(sorted(absent))} among {list(table.columns)}")
-    return [_pair(*row) for row in zip(table["image"], table["caption"], strict=True)]
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter=separator)
+        columns = rows.fieldnames or []
+        if not columns:
+            raise ValueError("it is empty; its first line must name the columns")
+        absent = {"image", "caption"} - set(columns)
+        if absent:
+            raise ValueError(f"no column {' and '.join(sorted(absent))} among {list(columns)}")
+        pairs = []
+        for row in rows:
+            # What is too much is under None, what is too little is None.
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"line {rows.line_num} has not {len(columns)} values, as the first line has; "
+                    f"a text with {separator!r} in it needs quotation marks"
+                )
+            pairs.append(_pair(row["image"], row["caption"]))
+    return pairs
 
 
 def _pair(image, caption):

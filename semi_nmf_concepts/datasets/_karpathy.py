@@ -1,15 +1,18 @@
 """Images and captions of the Karpathy splits of COCO and Flickr30k."""
 
-import json
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from sklearn.utils import Bunch
 
-from .._messages import some
-from ._reading import NAMED, existing_file, existing_folder, understanding
+from ._reading import (
+    existing_file,
+    existing_folder,
+    find_images,
+    read_json,
+    refuse_repeated,
+    understanding,
+)
 
 SPLITS = ("train", "val", "test", "restval")
 
@@ -57,8 +60,8 @@ def load_karpathy(file, images, split="train", *, restval=False):
     FileNotFoundError, NotADirectoryError
         Where `file`, `images` or some of the images of the split are not there.
     ValueError
-        Where the file has another layout or no images of the split, or `split` or `restval` is
-        none of the allowed values.
+        Where the file has another layout, an image twice or no images of the split, or `split` or
+        `restval` is none of the allowed values.
 
     References
     ----------
@@ -84,12 +87,13 @@ def load_karpathy(file, images, split="train", *, restval=False):
         raise ValueError(f"restval=True adds images to split='train', got split={split!r}")
     file, folder = existing_file(file, "file"), existing_folder(images, "images")
     with understanding(file, "file"):
-        entries = _entries(json.loads(file.read_text(encoding="utf-8-sig")))
+        entries = _entries(read_json(file))
     wanted = (split, "restval") if restval else (split,)
     _check_filled(wanted, entries, file)
     chosen = [entry for entry in entries if entry.split in wanted]
+    of = "split '" + "' and '".join(wanted) + "'"
     return Bunch(
-        images=_paths(chosen, folder, "' and '".join(wanted)),
+        images=find_images(folder, [(entry.folder, entry.name) for entry in chosen], of),
         captions=[entry.captions for entry in chosen],
     )
 
@@ -110,6 +114,8 @@ def _entries(content):
             ) from error
         except (AttributeError, TypeError) as error:
             raise ValueError(f"image {number} is of another layout: {error}") from error
+    names = ("/".join(filter(None, (entry.folder, entry.name))) for entry in entries)
+    refuse_repeated(names, "images are there")
     return entries
 
 
@@ -132,26 +138,3 @@ def _check_filled(wanted, entries, file):
                 f"split: {file} has no image of split {split!r}; "
                 f"it has {there or 'no image at all'}"
             )
-
-
-def _paths(entries, folder, split):
-    """Path of every image; an error names those that are not there."""
-    # A listing per folder instead of a question per image: COCO has more than 100,000 of them.
-    names = {below: _names(folder / below) for below in {"", *(e.folder for e in entries)}}
-    paths, missing = [], []
-    for entry in entries:
-        # The folder that the file names, or all images in one.
-        below = entry.folder if entry.name in names[entry.folder] else ""
-        if entry.name not in names[below]:
-            missing.append(str(PurePosixPath(entry.folder, entry.name)))
-        paths.append(folder / below / entry.name)
-    if missing:
-        raise FileNotFoundError(
-            f"images: {len(missing)} of the {len(entries)} images of split '{split}' are not in "
-            f"{folder} ({some(missing, NAMED)}); add them, or give the folder that has them"
-        )
-    return paths
-
-
-def _names(folder):
-    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()

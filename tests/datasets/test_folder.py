@@ -71,6 +71,19 @@ def test_every_layout_of_the_captions_file_reads_the_same(folder, tmp_path, suff
     assert data.captions == [["a cat"], ["a dog", "a brown dog"], ["nan"]]
 
 
+def test_captions_may_hold_what_python_takes_for_an_end_of_line(folder, tmp_path):
+    texts = {"a.JPG": "a\u2028b", "b.png": "a\x85b", "deep/er/c.webp": "a\x0cb"}
+    lines = [json.dumps({"image": i, "caption": t}, ensure_ascii=False) for i, t in texts.items()]
+    file = write(tmp_path, ".jsonl", "\ufeff" + "\r\n".join(lines).replace("\x0c", "\\f"))
+    assert load_image_folder(folder, file).captions == [[text] for text in texts.values()]
+
+
+def test_a_table_may_have_quoted_texts_and_more_columns(folder, tmp_path):
+    table = 'image,caption,by\r\na.JPG,"a, ""b""\nc",1\r\n\r\nb.png,NA,2\r\nc.webp,3,\r\n'
+    data = load_image_folder(folder, write(tmp_path, ".csv", table))
+    assert data.captions == [['a, "b"\nc'], ["NA"], ["3"]]
+
+
 def test_a_coco_file_may_cover_more_than_the_folder(folder, tmp_path):
     more = {
         "images": [*COCO["images"], {"id": 99, "file_name": "elsewhere.jpg"}],
@@ -111,10 +124,15 @@ def test_images_without_captions_are_listed(folder, tmp_path):
         (".json", {"a.JPG": [""]}, "not empty"),
         (".json", {"a.JPG": {"caption": "a"}}, "a text or a list of texts"),
         (".json", {"annotations": [{"image_id": 1, "caption": "a"}]}, "no entry 'images'"),
+        (".json", COCO | {"images": COCO["images"] * 2}, "the same id more than once: 0, 1, 2"),
         (".json", [{"caption": "a"}], "record 1"),
         (".json", [{"image": "a.JPG"}], "no entry 'caption'"),
         (".csv", "file,caption\na.JPG,a", "no column image among"),
         (".csv", "", "it is empty"),
+        (".csv", "image,caption\nb.png,b\na.JPG", "line 3 has not 2 values"),
+        (".csv", "image,caption\na.JPG,a dog, brown", "line 2 has not 2 values.*quotation marks"),
+        (".csv", 'image,caption\na.JPG,"' + "a dog\n" * 30_000, "field larger than field limit"),
+        (".csv", "image,caption\na.JPG, ", "not empty, got 'a.JPG': ' '"),
         (".jsonl", '{"image": "a.JPG", "caption": "a"}\n{"image": ', "line 2 is no JSON object"),
         (".xml", "<a/>", "must end in one of .json, .jsonl, .csv, .tsv"),
     ],

@@ -120,6 +120,7 @@ GOOD = {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a dog"}]}
         ({"images": [GOOD | {"filename": 3}]}, "image 1 .*: filepath, filename and split must be"),
         ({"images": [GOOD | {"split": ["test"]}]}, "image 1 .*must be texts"),
         ({"images": ["1.jpg"]}, "image 1 is of another layout"),
+        ({"images": [GOOD, GOOD]}, "images are there more than once: 1.jpg"),
     ],
 )
 def test_files_of_another_layout(tmp_path, content, message):
