@@ -18,8 +18,8 @@ def write_atomically(path, data):
     ----------
     path : path-like
         The file to write or replace.
-    data : bytes or str
-        Text is written as UTF-8, with its line ends as they are.
+    data : bytes, str or iterable of bytes-like
+        Text is written as UTF-8, with its line ends as they are; pieces one after the other.
 
     Raises
     ------
@@ -29,12 +29,14 @@ def write_atomically(path, data):
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
+    pieces = [content] if isinstance(content, (bytes, bytearray, memoryview)) else content
     # The name is short and random: it fits where the final name fits, and writers never share one.
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

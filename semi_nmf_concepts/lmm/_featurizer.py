@@ -1,6 +1,8 @@
 """LMMTokenFeaturizer: images in, the states that choose a word out."""
 
+import sys
 from collections.abc import Iterable
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -9,10 +11,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from .._messages import some
 from ._handle import ModelHandle, load_model
-from ._images import split_samples
+from ._images import ImageReadError, sample_prompts, split_samples
 from ._representations import NoSampleKeptError
-from ._run import Run
-from ._selection import Selection, nothing_kept
+from ._run import Run, progress_bar, warn_of_failed
+from ._selection import Part, nothing_kept, representations
 from ._words import word_forms
 
 
@@ -62,22 +64,31 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
     max_new_tokens : int, default=40
         Longest caption, in tokens: about twice a usual one-sentence caption.
     batch_size : int, default=32
-        Images run together. It changes speed and memory, not results (beyond rounding).
+        Images run together. It changes speed and memory, not results (beyond rounding). Where the
+        device's memory is too small it is halved, with a warning, and the run goes on.
     device, dtype : str, default="auto"
         See :func:`~semi_nmf_concepts.lmm.load_model`.
     image_column, caption_column : str, default="image", "caption"
         Columns of X when it is a DataFrame. A DataFrame of a single column is taken whatever its
         name.
+    prompt_column : str, default="prompt"
+        Column of X, where it has one, with what the model is asked about each image: questions of a
+        visual question answering data set, say. It replaces `prompt`.
     cache : path-like, default=None
         Folder for results: every distinct image runs once for a given model and request, also over
-        cross-validation folds, parameter grids and processes.
+        cross-validation folds, parameter grids and processes. Many small files; for large data sets
+        see `out` of :meth:`extract`.
     on_error : {"raise", "skip"}, default="raise"
         For images that cannot be read: an error that names them, or a row of NaN from `transform`
         and left out by `extract`.
+    n_jobs : int, default=None
+        Threads that read and decode image files while the model runs. None: as many as there are
+        cores, up to four, which is more than most models need.
     trust_remote_code : bool, default=False
         Whether Python code from the model's repository may run.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar with images per second and the time left; `extract` also prints how
+        many samples were kept, dropped and failed (on the standard error stream).
 
     Attributes
     ----------
@@ -123,8 +134,10 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         "dtype": "no_validation",
         "image_column": [str],
         "caption_column": [str],
+        "prompt_column": [str],
         "cache": [str, HasMethods("__fspath__"), None],
         "on_error": [StrOptions({"raise", "skip"})],
+        "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
         "trust_remote_code": ["boolean"],
         "verbose": ["verbose"],
     }
@@ -146,8 +159,10 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         dtype="auto",
         image_column="image",
         caption_column="caption",
+        prompt_column="prompt",
         cache=None,
         on_error="raise",
+        n_jobs=None,
         trust_remote_code=False,
         verbose=0,
     ):
@@ -165,8 +180,10 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         self.dtype = dtype
         self.image_column = image_column
         self.caption_column = caption_column
+        self.prompt_column = prompt_column
         self.cache = cache
         self.on_error = on_error
+        self.n_jobs = n_jobs
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
 
@@ -220,16 +237,18 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         self._validate_params()
         run = self._prepare(X, None, [self.token], [self.layer])
         key = run.request.keys[0]
-        Z, missing = {}, []
-        for index, records in self._records_of(run):
-            if records is None:
+        Z, missing, failed = {}, [], {}
+        for index, outcome in self._records_of(run):
+            if isinstance(outcome, ImageReadError):
+                failed[index] = outcome.summary
                 continue
-            record = records[key]
+            record = outcome[key]
             if not record.found:
                 missing.append(index)
                 if self.on_missing == "nan":
                     continue
             Z[index] = record.state
+        warn_of_failed(failed)
         if missing and self.on_missing == "error":
             raise ValueError(
                 f"token={self.token!r} is not in the captions of {len(missing)} of "
@@ -242,7 +261,17 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             out[index] = state
         return out
 
-    def extract(self, X, captions=None, *, token=None, layer=None, on_empty="raise"):
+    def extract(
+        self,
+        X,
+        captions=None,
+        *,
+        prompts=None,
+        token=None,
+        layer=None,
+        out=None,
+        on_empty="raise",
+    ):
         """Representations of the samples that are about the token, with captions and provenance.
 
         A sample is kept if the token occurs in its generated caption and, when reference captions
@@ -255,10 +284,19 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         captions : sequence of (str | list of str), default=None
             Reference captions of every image; by default the DataFrame's column, if it has one. A
             sample with no reference of its own (None) is left out when others have some.
+        prompts : sequence of str, default=None
+            What the model is asked about each image, instead of the parameter `prompt`; by default
+            the DataFrame's column, if it has one.
         token : str or list of str, default=None
             Instead of the parameter; several tokens share one pass over the images.
         layer : int, str or list of these, default=None
             Instead of the parameter; several layers share one pass over the images.
+        out : path-like, default=None
+            Folder for the results, for runs that are too long or too large to hold in memory. They
+            are written piece by piece. A run that was stopped, or killed, goes on when `extract` is
+            called again with the same arguments, and gives the same bytes as one that was not; one
+            that has ended returns its results at once. `TokenRepresentations.load(out)` reads them
+            (with several tokens or layers: one folder each, named in ``out/manifest.json``).
         on_empty : {"raise", "keep"}, default="raise"
             What to do where no sample of a token is kept: an error, or representations without
             rows, so that the other tokens of the pass are not lost.
@@ -273,24 +311,20 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         ------
         NoSampleKeptError
             A ValueError: no sample is kept; the message says which words do occur.
+        ValueError
+            Where `out` holds another extraction or something else, or another process is using it;
+            and as for :meth:`transform`.
         """
         self._validate_params()
         if on_empty not in ("raise", "keep"):
             raise ValueError(f"on_empty must be 'raise' or 'keep', got {on_empty!r}.")
         tokens, many_tokens = _listed(self.token if token is None else token, "token")
         layers, many_layers = _listed(self.layer if layer is None else layer, "layer")
-        run = self._prepare(X, captions, tokens, layers)
-        selections = {key: Selection(*key) for key in run.request.keys}
-        for index, records in self._records_of(run):
-            for key, selection in selections.items():
-                selection.add(index, records and records[key], run)
-        empty = [selection for selection in selections.values() if not selection.kept]
-        if empty and on_empty == "raise":
-            raise NoSampleKeptError(nothing_kept(empty, run), empty[0].sorted_dropped())
-        results = {
-            key: selection.finish(run, lambda layer=key[1]: self._width(layer))
-            for key, selection in selections.items()
-        }
+        run = self._prepare(X, captions, tokens, layers, prompts)
+        find = self._in_memory if out is None else partial(self._in_folder, out)
+        results = find(run, on_empty)
+        if self.verbose:
+            print(*(reps.summary() for reps in results.values()), sep="\n", file=sys.stderr)
         if many_tokens and many_layers:
             return results
         if many_tokens:
@@ -327,7 +361,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
 
     # How a run goes
 
-    def _prepare(self, X, captions, tokens, layers):
+    def _prepare(self, X, captions, tokens, layers, prompts=None):
         """Check and collect everything that a pass over the images needs."""
         layers = _check_layers(layers)
         position = _check_position(self.position)
@@ -335,8 +369,8 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         images, references = split_samples(
             X, captions, image_column=self.image_column, caption_column=self.caption_column
         )
+        prompts = sample_prompts(X, prompts, prompt_column=self.prompt_column, n_images=len(images))
         from ._records import Request
-        from ._states import StateCollector
 
         handle = self.handle
         request = Request(
@@ -352,11 +386,65 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             _check_references(references)
             if len(tokens) > 1:
                 raise ValueError("position='forced' takes one token at a time, got a list of them.")
-        collector = StateCollector(handle.loaded, request)
-        return Run(handle, request, collector, images, references, self.cache)
+        return Run(
+            handle,
+            request,
+            images,
+            references,
+            prompts,
+            cache_folder=self.cache,
+            batch_size=int(self.batch_size),
+            n_jobs=self.n_jobs,
+        )
 
     def _records_of(self, run):
-        return run.records(batch_size=self.batch_size, on_error=self.on_error, verbose=self.verbose)
+        n = len(run.images)
+        with progress_bar(n, verbose=self.verbose) as progress:
+            yield from run.records([(0, n)], on_error=self.on_error, progress=progress)
+
+    def _in_memory(self, run, on_empty):
+        """Key -> TokenRepresentations."""
+        part = Part(run, 0, len(run.images))
+        for index, outcome in self._records_of(run):
+            part.add(index, outcome)
+        tables = part.tables()
+        self._check_kept(run, tables, on_empty)
+        results = {}
+        for key in run.request.keys:
+            Z = part.states(key)
+            if Z is None:
+                Z = np.empty((0, self._width(key[1])), np.float32)
+            results[key] = representations(run, tables, key, Z)
+        return results
+
+    def _in_folder(self, out, run, on_empty):
+        """The same, through shards in the folder `out`."""
+        from ._shards import ShardFolder
+
+        with ShardFolder(out, run) as folder:
+            if not folder.complete:
+                missing = folder.missing(self.on_error)
+                n = len(run.images)
+                n_done = n - sum(stop - start for start, stop in missing)
+                if missing:
+                    with progress_bar(n, n_done, verbose=self.verbose) as progress:
+                        folder.fill(missing, on_error=self.on_error, progress=progress)
+                tables = folder.tables()
+                self._check_kept(run, tables, on_empty)
+                folder.finish(tables, self._width)
+            return folder.results()
+
+    @staticmethod
+    def _check_kept(run, tables, on_empty):
+        """Warn of unreadable images; an error where a token has no sample."""
+        warn_of_failed(tables.failed)
+        names = dict(enumerate(run.request.tokens or (None,)))
+        empty = {i: name for i, name in names.items() if not tables.tokens[i].indices}
+        if empty and on_empty == "raise":
+            first = tables.tokens[next(iter(empty))]
+            raise NoSampleKeptError(
+                nothing_kept(tables, empty, run.request.position), first.dropped
+            )
 
     def _width(self, layer):
         """Number of features of `layer`."""

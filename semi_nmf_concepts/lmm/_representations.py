@@ -1,6 +1,5 @@
 """The representations of a token of interest, with everything needed to trace them back."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .._files import write_atomically
+from ._arrays import Blocks, file_digest, map_arrays, write_arrays
 
 _ARRAYS = ("Z", "indices", "positions", "token_probability", "missing")
 _TEXTS = (
@@ -19,8 +19,11 @@ _TEXTS = (
     "module",
     "provenance",
     "dropped",
+    "failed",
 )
 _FILES = ("representations.safetensors", "representations.json")
+# Written by `extract(out=...)`, which may hold several representations or none yet.
+MANIFEST = "manifest.json"
 
 
 class NoSampleKeptError(ValueError):
@@ -49,7 +52,8 @@ class TokenRepresentations:
     Attributes
     ----------
     Z : ndarray of shape (m, width), float32
-        The states.
+        The states. After `load`, and from `extract(out=...)`, it is mapped from the file: parts are
+        read when they are used.
     indices : ndarray of shape (m,), int
         Position of every row in X, ascending.
     captions : list of str
@@ -79,6 +83,8 @@ class TokenRepresentations:
         Why samples were left out: "unreadable" (image, only with on_error="skip"), "not_generated",
         "not_in_reference" (in the caption generated, but in no reference). The first reason that
         applies.
+    failed : dict of int to str
+        The unreadable images: position in X -> what is wrong with each.
 
     Examples
     --------
@@ -109,6 +115,7 @@ class TokenRepresentations:
     module: str
     provenance: dict = field(default_factory=dict)
     dropped: dict = field(default_factory=dict)
+    failed: dict = field(default_factory=dict)
 
     def __repr__(self):
         kept, width = self.Z.shape
@@ -120,6 +127,39 @@ class TokenRepresentations:
     def __len__(self):
         return len(self.Z)
 
+    def summary(self):
+        """How many samples were kept, dropped (why), and which images failed.
+
+        Returns
+        -------
+        text : str
+            Several lines; at most five of the failed images are named.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from semi_nmf_concepts.lmm import TokenRepresentations
+        >>> reps = TokenRepresentations(
+        ...     np.ones((1, 2)), np.array([1]), ["a dog"], [None, "a dog"], np.array([1]),
+        ...     np.ones(1), np.array([True, False]), ["a"], "dog", 3, "layers.3",
+        ...     dropped={"unreadable": [0]}, failed={0: "image 0 (a.jpg) is truncated."})
+        >>> print(reps.summary())
+        token 'dog', layer 3: 1 of 2 samples kept
+          1 unreadable
+            image 0 (a.jpg) is truncated.
+        """
+        what = "" if self.token is None else f"token {self.token!r}, "
+        n_kept, n = len(self), len(self.missing)
+        lines = [f"{what}layer {self.layer}: {n_kept:,} of {n:,} samples kept"]
+        for reason, indices in self.dropped.items():
+            if len(indices):
+                lines.append(f"  {len(indices):,} {_REASONS.get(reason, reason)}")
+            if reason == "unreadable":
+                messages = [self.failed[index] for index in sorted(self.failed)]
+                lines += [f"    {message}" for message in messages[:_NAMED]]
+                lines += ["    ..."] if len(messages) > _NAMED else []
+        return "\n".join(lines)
+
     def save(self, folder):
         """Write arrays (safetensors) and texts (JSON) into `folder`, which is made if needed.
 
@@ -128,39 +168,77 @@ class TokenRepresentations:
         OSError
             If the folder cannot be written; the message names the file.
         """
-        from safetensors.numpy import save
-
-        arrays = save({name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS})
-        texts = {name: getattr(self, name) for name in _TEXTS}
-        texts["arrays_sha256"] = hashlib.sha256(arrays).hexdigest()
         folder = Path(folder)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {k: v if isinstance(v, Blocks) else np.asarray(v) for k, v in arrays.items()}
+        texts = {name: getattr(self, name) for name in _TEXTS}
+        texts["arrays_sha256"] = write_arrays(folder / _FILES[0], arrays)
         # The JSON last: its checksum then tells a finished save from an interrupted one.
-        write_atomically(folder / _FILES[0], arrays)
-        write_atomically(folder / _FILES[1], json.dumps(texts, indent=1).encode())
+        write_atomically(folder / _FILES[1], json.dumps(texts, indent=1))
 
     @classmethod
-    def load(cls, folder):
-        """Read what :meth:`save` wrote.
+    def load(cls, folder, *, verify=True):
+        """Read what :meth:`save`, or `extract(out=folder)`, wrote.
+
+        Parameters
+        ----------
+        folder : path-like
+        verify : bool, default=True
+            Whether to compare the checksum of the arrays. This reads the whole file once (the
+            memory does not fill), about a second per gigabyte.
+
+        Returns
+        -------
+        TokenRepresentations
+            `Z` is mapped from the file; it may be changed in memory, the file stays as it is.
 
         Raises
         ------
         ValueError
-            If the folder holds no saved representations, or damaged ones.
+            If the folder holds no saved representations, several, damaged ones, or those of a run
+            that has not ended.
         """
-        from safetensors.numpy import load
-
         folder = Path(folder)
+        path = folder / _FILES[0]
         try:
-            arrays = (folder / _FILES[0]).read_bytes()
             texts = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
             checksum = texts.pop("arrays_sha256")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{str(folder)!r} holds no saved token representations ({', '.join(_FILES)}): "
-                f"{error}"
-            ) from error
-        if hashlib.sha256(arrays).hexdigest() != checksum:
+            failed = {int(index): message for index, message in texts.pop("failed", {}).items()}
+            damaged = verify and file_digest(path) != checksum
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(_nothing_saved(folder, error)) from error
+        if damaged:
             raise ValueError(
                 f"the token representations in {str(folder)!r} are damaged or half saved."
             )
-        return cls(**load(arrays), **texts)
+        arrays = map_arrays(path)
+        small = {name: np.array(arrays[name]) for name in _ARRAYS if name != "Z"}
+        return cls(Z=arrays["Z"], **small, **texts, failed=failed)
+
+
+# How the summary puts the reasons.
+_REASONS = {
+    "unreadable": "unreadable",
+    "not_generated": "without the token in the generated caption",
+    "not_in_reference": "without the token in a reference caption",
+}
+_NAMED = 5
+
+
+def _nothing_saved(folder, error):
+    """Why a folder cannot be loaded."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        results = [entry["folder"] for entry in manifest["results"]]
+        status = manifest["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return (
+            f"{str(folder)!r} holds no saved token representations ({', '.join(_FILES)}): {error}"
+        )
+    if status != "complete":
+        return (
+            f"{str(folder)!r} holds a run of extract that has not ended: call extract with the "
+            "same arguments again, and it goes on."
+        )
+    inside = ", ".join(repr(str(folder / name)) for name in results)
+    return f"{str(folder)!r} holds several token representations, load one of them: {inside}."

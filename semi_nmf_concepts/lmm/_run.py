@@ -1,18 +1,21 @@
 """One pass over the images: batches, the way around the cache, and where the results come from."""
 
+import contextlib
+import gc
 import hashlib
 import importlib.metadata
+import itertools
+import json
 import platform
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 
 from ._handle import ModelHandle
-from ._images import ImageReadError, read_bytes, to_rgb
+from ._reading import MAX_WAITING_PIXELS, Reader
 from ._words import word_forms
 
-# Images of one batch together, in pixels: a few huge photographs would otherwise fill the memory.
-_MAX_BATCH_PIXELS = 64_000_000
 # Unreadable images that the warning about them names.
 _NAMED = 5
 # What the states, and the results made from them later, are computed with.
@@ -35,42 +38,157 @@ class Run:
     ----------
     handle : ModelHandle
     request : Request
-    collector : StateCollector
     images : sequence
     references : list of list of str, or None
-    cache : path-like or None
+    prompts : list of str, or None
+        What the model is asked about each image; None: the request's prompt about all.
+    cache_folder : path-like or None
         Folder for records.
+    batch_size : int
+        Images run together; smaller from the moment on when the device's memory was too small.
+    n_jobs : int or None
+        Threads that read images.
     """
 
     handle: ModelHandle
     request: object
-    collector: object
     images: object
     references: list | None
-    cache: object = None
+    prompts: list | None = None
+    cache_folder: object = None
+    batch_size: int = 32
+    n_jobs: int | None = None
 
-    def __post_init__(self):
-        if self.cache is not None:
-            self.cache = _open_cache(self.cache, self)
+    @cached_property
+    def collector(self):
+        """The StateCollector; made, and the model read, at the first use."""
+        from ._states import StateCollector
 
-    def records(self, *, batch_size, on_error, verbose):
-        """Pairs of index and records (None for an unreadable image), in no particular order."""
-        batch, unreadable = _Batch(self), []
-        for index in _progress(range(len(self.images)), verbose):
-            try:
-                ready = batch.add(index)
-            except ImageReadError as error:
+        return StateCollector(self.handle.loaded, self.request)
+
+    @cached_property
+    def cache(self):
+        """The RecordCache, or None."""
+        return None if self.cache_folder is None else _open_cache(self.cache_folder, self)
+
+    def records(self, ranges, *, on_error, progress):
+        """Pairs of index and records, range after range, within each in no particular order.
+
+        For an unreadable image the ImageReadError takes the place of the records, or is raised.
+
+        Parameters
+        ----------
+        ranges : list of (start, stop)
+            Positions in X. Batches do not reach over the end of a range.
+        on_error : {"raise", "skip"}
+        progress : tqdm or None
+            Told of every sample that is done.
+        """
+        _ = self.collector, self.cache  # errors of the model and of the folder before all others
+        batch_size = self.batch_size
+        reader = Reader(self, 2 * batch_size, self.n_jobs)
+        indices = itertools.chain.from_iterable(range(*bounds) for bounds in ranges)
+        starts = {start for start, _ in ranges}
+        with contextlib.closing(reader(indices)) as samples:
+            for done in self._batches(samples, starts, batch_size, on_error):
+                if progress is not None:
+                    progress.update(len(done))
+                yield from done
+
+    def _batches(self, samples, starts, batch_size, on_error):
+        """Lists of pairs of index and records."""
+        batch = _Batch(self)
+        for sample in samples:
+            if sample.index in starts:
+                yield batch.flush()
+            if sample.error is not None:
                 if on_error == "raise":
-                    raise
-                unreadable.append(error.summary)
-                ready = [(index, None)]
-            yield from ready
-            if len(batch.items) >= batch_size or batch.n_pixels > _MAX_BATCH_PIXELS:
-                yield from batch.flush()
-        yield from batch.flush()
-        if unreadable:
-            some = " ".join(unreadable[:_NAMED]) + (" ..." if len(unreadable) > _NAMED else "")
-            warnings.warn(f"{len(unreadable)} image(s) left out: {some}", stacklevel=4)
+                    raise sample.error
+                yield [(sample.index, sample.error)]
+            elif sample.records is not None:
+                yield [(sample.index, sample.records)]
+            else:
+                batch.add(sample)
+            if len(batch.items) >= batch_size or batch.n_pixels > MAX_WAITING_PIXELS:
+                yield batch.flush()
+        yield batch.flush()
+
+    def through_model(self, samples):
+        """Records of samples that fit the device's memory, together or part by part."""
+        done = []
+        while len(done) < len(samples):
+            part = samples[len(done) : len(done) + self.batch_size]
+            records = self._attempt(part)
+            if records is None:
+                self._halve(len(part))
+            else:
+                done.extend(records)
+        return done
+
+    def _attempt(self, samples):
+        """Records, or None where the device's memory does not suffice.
+
+        What failed is out of reach when this returns, and with it the memory that it held.
+        """
+        texts = None if samples[0].text is None else [sample.text for sample in samples]
+        prompts = [sample.prompt for sample in samples]
+        try:
+            return self.collector([sample.image for sample in samples], texts, prompts)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or len(samples) == 1:
+                raise
+        return None
+
+    def _halve(self, n):
+        import torch
+
+        smaller = max(1, n // 2)
+        if not self._halved:
+            warnings.warn(
+                f"{n} images at a time do not fit into the memory of device "
+                f"{str(self.collector.loaded.device)!r}; the run goes on with batches of {smaller} "
+                f"(and smaller ones if need be). batch_size={smaller} avoids the attempt.",
+                stacklevel=2,
+            )
+        self._halved, self.batch_size = True, smaller
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    _halved = False
+
+    def cached(self, key):
+        """The records of a sample from the cache, or None if one of them is not there."""
+        found = {}
+        for token, layer in self.request.keys:
+            record = self.cache.get(key, token, self.collector.modules[layer])
+            if record is None:
+                return None
+            found[token, layer] = record
+        return found
+
+    def to_cache(self, key, records):
+        """Keep the records of a sample."""
+        for (token, layer), record in records.items():
+            self.cache.put(key, token, self.collector.modules[layer], record)
+
+    def rendered(self, index):
+        """The whole prompt of a sample."""
+        return self.collector.prompt if self.prompts is None else self._rendered(index)
+
+    def _rendered(self, index):
+        from ._prompt import render_prompt
+
+        text = self.prompts[index]
+        if text not in self._templates:
+            if len(self._templates) > 10_000:  # as many questions as images, in large data sets
+                self._templates.clear()
+            self._templates[text] = render_prompt(self.collector.loaded.processor, text)
+        return self._templates[text]
+
+    @cached_property
+    def _templates(self):
+        return {}
 
     def dictated(self, index):
         """The caption to dictate for a sample, or None if nothing is dictated."""
@@ -81,17 +199,20 @@ class Run:
         with_token = [text for text in references if matcher.find(text)]
         return (with_token or references or [""])[0]
 
-    def in_reference(self, index, token):
-        """Whether a reference caption of the sample has the token (True if none can be asked)."""
+    def why_dropped(self, index, token, record):
+        """Why `extract` leaves a sample out, or None if it is kept."""
+        if not record.found:
+            return "not_in_reference" if self.request.position == "forced" else "not_generated"
         if self.references is None or token is None:
-            return True
-        return self.collector.matchers[token].in_any(self.references[index])
+            return None
+        in_reference = self.collector.matchers[token].in_any(self.references[index])
+        return None if in_reference else "not_in_reference"
 
     def provenance(self, token, layer):
         """Everything needed to compute the records of `token` and `layer` again (JSON types)."""
         from .. import __version__
 
-        request = self.request
+        request, own_prompts = self.request, self.prompts is not None
         return {
             "package_version": __version__,
             "model": self.handle.model,
@@ -102,13 +223,52 @@ class Run:
             "layer": layer % self.handle.n_layers if isinstance(layer, Integral) else layer,
             "token": token,
             "forms": None if token is None else list(word_forms(token, request.forms)),
-            "prompt": self.collector.prompt,
+            "prompt": None if own_prompts else self.collector.prompt,
+            **({"prompts_sha256": text_digest(self.prompts)} if own_prompts else {}),
             "position": request.position,
             "stop": request.stop,
             "max_new_tokens": request.max_new_tokens,
             "dtype": str(self.collector.loaded.dtype).removeprefix("torch."),
             "versions": _versions(),
         }
+
+
+def text_digest(texts):
+    """SHA-256 of texts, or lists of texts."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def warn_of_failed(failed):
+    """One warning about all images that were left out.
+
+    Parameters
+    ----------
+    failed : dict of int to str
+        Position in X -> what is wrong with the image.
+    """
+    if failed:
+        messages = [failed[index] for index in sorted(failed)]
+        some = " ".join(messages[:_NAMED]) + (" ..." if len(messages) > _NAMED else "")
+        warnings.warn(f"{len(failed)} image(s) left out: {some}", stacklevel=4)
+
+
+def progress_bar(total, done=0, *, verbose):
+    """A bar with images per second and the time left, or nothing; a context manager."""
+    if not verbose:
+        return contextlib.nullcontext()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, desc="images", unit="image")
+
+
+def _out_of_memory(error):
+    import torch
+
+    # Devices other than CUDA's, the CPU among them, say it in words only.
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "out of memory" in said or "can't allocate memory" in said
+    )
 
 
 def _versions():
@@ -122,61 +282,32 @@ def _versions():
 
 
 class _Batch:
-    """Images that wait for the model, and the way to it around the cache."""
+    """Samples that wait for the model, equal ones as one."""
 
     def __init__(self, run):
         self.run = run
-        self.items = {}  # key of the image -> (image, dictated caption, positions in X)
+        self.items = {}  # key -> (sample, positions in X)
         self.n_pixels = 0
 
-    def add(self, index):
-        """Take up one sample; returns its records at once if they are in the cache."""
-        run = self.run
-        item, text, content, image, key = run.images[index], run.dictated(index), None, None, index
-        if run.cache is not None:
-            # A file is recognised by its bytes, so that a cached one is never decoded.
-            if isinstance(item, str) or hasattr(item, "__fspath__"):
-                content = read_bytes(item, index)
-                key = ("file", hashlib.sha256(content).hexdigest(), text)
-            else:
-                image = to_rgb(item, index)
-                key = ("pixels", _pixel_hash(image), text)
-            if key in self.items:
-                self.items[key][2].append(index)
-                return []
-            found = self._from_cache(key)
-            if found:
-                return [(index, found)]
-        image = to_rgb(item, index, content) if image is None else image
-        self.items[key] = (image, text, [index])
-        self.n_pixels += image.width * image.height
-        return []
+    def add(self, sample):
+        """Take up one sample."""
+        if sample.key in self.items:
+            self.items[sample.key][1].append(sample.index)
+        else:
+            self.items[sample.key] = (sample, [sample.index])
+            self.n_pixels += sample.n_pixels
 
     def flush(self):
         """Run what waits; pairs of index and records."""
         if not self.items:
             return []
-        images, texts, indices = zip(*self.items.values(), strict=True)
-        forced = None if texts[0] is None else list(texts)
-        records = self.run.collector(list(images), forced)
+        samples, indices = zip(*self.items.values(), strict=True)
+        records = self.run.through_model(samples)
         if self.run.cache is not None:
-            for key, one in zip(self.items, records, strict=True):
-                self._to_cache(key, one)
+            for sample, one in zip(samples, records, strict=True):
+                self.run.to_cache(sample.key, one)
         self.items, self.n_pixels = {}, 0
         return [(i, one) for many, one in zip(indices, records, strict=True) for i in many]
-
-    def _from_cache(self, key):
-        found = {}
-        for token, layer in self.run.request.keys:
-            record = self.run.cache.get(key, token, self.run.collector.modules[layer])
-            if record is None:
-                return None
-            found[token, layer] = record
-        return found
-
-    def _to_cache(self, key, records):
-        for (token, layer), record in records.items():
-            self.run.cache.put(key, token, self.run.collector.modules[layer], record)
 
 
 def _open_cache(folder, run):
@@ -186,7 +317,7 @@ def _open_cache(folder, run):
     common = {
         "fingerprint": run.handle.fingerprint,
         "dtype": str(run.collector.loaded.dtype),
-        "prompt": run.collector.prompt,
+        "prompt": run.collector.prompt if run.prompts is None else None,
         "position": request.position,
         "forms": request.forms,
     }
@@ -195,17 +326,3 @@ def _open_cache(folder, run):
         # Several tokens end a caption later than one.
         common["stop"] = request.stop if request.stop == "caption" else sorted(request.tokens)
     return RecordCache(folder, common)
-
-
-def _pixel_hash(image):
-    digest = hashlib.sha256(f"{image.size}".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _progress(items, verbose):
-    if not verbose:
-        return items
-    from tqdm.auto import tqdm
-
-    return tqdm(items, desc="images", unit="image")

@@ -1,73 +1,185 @@
 """Which samples `extract` keeps, and what it says when none is left."""
 
+from dataclasses import dataclass, field, replace
+
 import numpy as np
 
+from ._images import ImageReadError
 from ._representations import TokenRepresentations
 from ._words import content_words
 
+REASONS = ("unreadable", "not_generated", "not_in_reference")
 
-class Selection:
-    """The samples that are about the token, for one token and layer, while the records come in."""
 
-    def __init__(self, token, layer):
-        self.token, self.layer = token, layer
-        self.kept, self.captions, self.found = {}, {}, []
-        self.dropped = {"unreadable": [], "not_generated": [], "not_in_reference": []}
+@dataclass
+class TokenTable:
+    """The samples that are about one token, in the order of X; JSON types.
 
-    def add(self, index, record, run):
-        """Take up one sample; `record` is None for an unreadable image."""
-        if record is None:
-            self.dropped["unreadable"].append(index)
-            return
-        self.captions[index] = record.caption
+    Attributes
+    ----------
+    indices, positions, probabilities, prefixes : list
+        Of the kept samples: as in `TokenRepresentations`.
+    found : list of int
+        Samples with the token in the caption.
+    dropped : dict of str to list of int
+        Reason -> samples that are left out.
+    """
+
+    indices: list = field(default_factory=list)
+    positions: list = field(default_factory=list)
+    probabilities: list = field(default_factory=list)
+    prefixes: list = field(default_factory=list)
+    found: list = field(default_factory=list)
+    dropped: dict = field(default_factory=lambda: {reason: [] for reason in REASONS})
+
+    def add(self, index, record, reason):
+        """Take up a sample; samples come in ascending order."""
         if record.found:
             self.found.append(index)
-        if not record.found:
-            forced = run.request.position == "forced"
-            self.dropped["not_in_reference" if forced else "not_generated"].append(index)
-        elif not run.in_reference(index, self.token):
-            self.dropped["not_in_reference"].append(index)
-        else:
-            self.kept[index] = record
+        if reason is not None:
+            self.dropped[reason].append(index)
+            return
+        self.indices.append(index)
+        self.positions.append(int(record.position))
+        self.probabilities.append(float(record.probability))
+        self.prefixes.append(record.prefix)
 
-    def sorted_dropped(self):
-        """Why samples were left out: reason -> positions in X."""
-        return {reason: sorted(which) for reason, which in self.dropped.items()}
-
-    def finish(self, run, width):
-        """The kept samples as TokenRepresentations, in the order of X.
-
-        `width` tells the number of features where no state is there to tell it.
-        """
-        n = len(run.images)
-        provenance = run.provenance(self.token, self.layer)
-        indices = sorted(self.kept)
-        rows = [self.kept[i] for i in indices]
-        return TokenRepresentations(
-            Z=np.stack([row.state for row in rows]) if rows else np.empty((0, width()), np.float32),
-            indices=np.asarray(indices, dtype=np.int64),
-            captions=[row.caption or "" for row in rows],
-            all_captions=[self.captions.get(i) for i in range(n)],
-            positions=np.asarray([row.position for row in rows], dtype=np.int64),
-            token_probability=np.asarray([row.probability for row in rows], dtype=np.float32),
-            missing=~np.isin(np.arange(n), self.found),
-            prefixes=[row.prefix for row in rows],
-            token=self.token,
-            layer=provenance["layer"],
-            module=provenance["module"],
-            provenance=provenance,
-            dropped=self.sorted_dropped(),
-        )
+    def extend(self, other):
+        """Append the samples of a later table."""
+        for name in ("indices", "positions", "probabilities", "prefixes", "found"):
+            getattr(self, name).extend(getattr(other, name))
+        for reason, indices in other.dropped.items():
+            self.dropped[reason].extend(indices)
 
 
-def nothing_kept(selections, run):
-    """Why no sample is left, and what to choose instead."""
-    n, first = len(run.images), selections[0]
-    names = ", ".join(dict.fromkeys(repr(s.token) for s in selections))
+@dataclass
+class Tables:
+    """What is known of a range of samples besides the states; JSON types.
+
+    Attributes
+    ----------
+    captions : list of (str or None)
+        Of every sample.
+    failed : dict of int to str
+        Unreadable images: position in X -> what is wrong.
+    tokens : list of TokenTable
+        In the order of the request's tokens.
+    """
+
+    captions: list
+    failed: dict
+    tokens: list
+
+    def extend(self, other):
+        """Append a later range."""
+        self.captions.extend(other.captions)
+        self.failed.update(other.failed)
+        for mine, its in zip(self.tokens, other.tokens, strict=True):
+            mine.extend(its)
+
+
+class Part:
+    """The samples of a range of X, while their records come in.
+
+    Parameters
+    ----------
+    run : Run
+    start, stop : int
+        The range.
+    """
+
+    def __init__(self, run, start, stop):
+        self.run, self.start, self.stop = run, start, stop
+        self._outcomes = {}  # index -> records, or ImageReadError
+
+    def add(self, index, outcome):
+        """Take up one sample; states that are not kept are let go."""
+        if not isinstance(outcome, ImageReadError):
+            outcome = {key: self._judged(index, key, record) for key, record in outcome.items()}
+        self._outcomes[index] = outcome
+
+    def _judged(self, index, key, record):
+        reason = self.run.why_dropped(index, key[0], record)
+        # A copy: equal images of one batch share their records.
+        return (record if reason is None else replace(record, state=None)), reason
+
+    def tables(self):
+        """Everything but the states."""
+        request = self.run.request
+        tables = Tables([None] * (self.stop - self.start), {}, [])
+        tables.tokens = [TokenTable() for _ in request.tokens or (None,)]
+        for index, outcome in sorted(self._outcomes.items()):
+            if isinstance(outcome, ImageReadError):
+                tables.failed[index] = outcome.summary
+                for table in tables.tokens:
+                    table.dropped["unreadable"].append(index)
+                continue
+            for token, table in zip(request.tokens or (None,), tables.tokens, strict=True):
+                record, reason = outcome[token, request.layers[0]]
+                tables.captions[index - self.start] = record.caption
+                table.add(index, record, reason)
+        return tables
+
+    def states(self, key):
+        """States of the kept samples, (n_kept, width), or None if there is none."""
+        kept = [
+            outcome[key][0].state
+            for _, outcome in sorted(self._outcomes.items())
+            if not isinstance(outcome, ImageReadError) and outcome[key][1] is None
+        ]
+        return np.stack(kept) if kept else None
+
+
+def representations(run, tables, key, Z):
+    """The kept samples of one token and layer as TokenRepresentations.
+
+    Parameters
+    ----------
+    run : Run
+    tables : Tables
+        Of all samples.
+    key : (token, layer)
+    Z : ndarray or Blocks
+        The states of the kept samples.
+    """
+    n, (token, layer) = len(tables.captions), key
+    table = tables.tokens[(run.request.tokens or (None,)).index(token)]
+    provenance = run.provenance(token, layer)
+    return TokenRepresentations(
+        Z=Z,
+        indices=np.asarray(table.indices, dtype=np.int64),
+        captions=[tables.captions[i] or "" for i in table.indices],
+        all_captions=tables.captions,
+        positions=np.asarray(table.positions, dtype=np.int64),
+        token_probability=np.asarray(table.probabilities, dtype=np.float32),
+        missing=~np.isin(np.arange(n), table.found),
+        prefixes=table.prefixes,
+        token=token,
+        layer=provenance["layer"],
+        module=provenance["module"],
+        provenance=provenance,
+        dropped=table.dropped,
+        failed=tables.failed,
+    )
+
+
+def nothing_kept(tables, tokens, position):
+    """Why no sample is left for some tokens, and what to choose instead.
+
+    Parameters
+    ----------
+    tables : Tables
+    tokens : list of int
+        Which tables have no sample, and their names below.
+    position : str or int
+    """
+    n, first = len(tables.captions), tables.tokens[next(iter(tokens))]
+    names = ", ".join(map(repr, tokens.values()))
     counts = {reason: len(which) for reason, which in first.dropped.items()}
     if counts["unreadable"] == n:
-        return f"none of the {n} images could be read."
-    forced = run.request.position == "forced"
+        messages = list(tables.failed.values())
+        return f"none of the {n} images could be read: {messages[0]}"
+    forced = position == "forced"
     where = "reference" if forced else "generated"
     if counts["not_in_reference"] and not forced:
         return (
@@ -76,7 +188,7 @@ def nothing_kept(selections, run):
             "images; forms= (--forms) adds words that count as the token, and without captions "
             "nothing is asked of them."
         )
-    words = content_words(first.captions.values())
+    words = content_words(tables.captions)
     listed = ", ".join(f"{word} ({count})" for word, count in words)
     return (
         f"token {names} occurs in none of the {n - counts['unreadable']} {where} captions. Most "

@@ -75,7 +75,7 @@ def test_huge_images_are_not_collected_in_one_batch(make, images, monkeypatch, w
         lambda self, batch, *args: sizes.append(len(batch)) or call(self, batch, *args),
     )
     expected = make(token=word).transform(images)
-    monkeypatch.setattr(_run, "_MAX_BATCH_PIXELS", 5 * 48 * 48)
+    monkeypatch.setattr(_run, "MAX_WAITING_PIXELS", 5 * 48 * 48)
     Z = make(token=word).transform(images)
     assert sizes == [24, 6, 6, 6, 6]
     np.testing.assert_allclose(Z, expected, rtol=1e-3, atol=1e-3)
