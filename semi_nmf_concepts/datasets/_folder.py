@@ -89,7 +89,12 @@ def load_image_folder(folder, captions=None):
 
 def _image_names(folder):
     """Paths of the images relative to the folder, with forward slashes, sorted."""
-    relative = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    # A link to nothing counts: a run is to name it rather than pass over it.
+    relative = (
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() or (path.is_symlink() and not path.exists())
+    )
     return sorted(
         path.as_posix()
         for path in relative

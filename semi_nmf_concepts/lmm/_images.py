@@ -6,7 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+ON_ERROR_ADVICE = "Replace or remove it; on_error='skip' (--on-error skip) leaves such images out."
+# Of images that are larger than Pillow allows, as a guard against files that would fill the memory.
+_SIZE_ADVICE = (
+    "Make it smaller, or, if it is meant to be so large, raise the limit "
+    "PIL.Image.MAX_IMAGE_PIXELS; on_error='skip' (--on-error skip) leaves such images out."
+)
+# EXIF orientation -> what makes the image upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageReadError(ValueError):
@@ -44,7 +61,38 @@ def split_samples(X, captions, *, image_column, caption_column):
         images = _as_sequence(X)
     if len(images) == 0:
         raise ValueError("X holds no images: at least one image is needed.")
-    return images, _as_references(captions, len(images))
+    return images, as_references(captions, len(images))
+
+
+def sample_prompts(X, prompts, *, prompt_column, n_images):
+    """The prompt of every sample, or None where all have the same.
+
+    Parameters
+    ----------
+    X : sequence of images, or DataFrame
+    prompts : sequence of str, or None
+        They take precedence over a column of X.
+    prompt_column : str
+    n_images : int
+    """
+    if prompts is None:
+        if not (hasattr(X, "columns") and hasattr(X, "iloc") and prompt_column in X.columns):
+            return None
+        prompts = X[prompt_column].tolist()
+    if isinstance(prompts, str) or not hasattr(prompts, "__len__"):
+        raise TypeError(
+            "prompts must be a sequence with one text per image, got "
+            f"{type(prompts).__name__}; one prompt for all images is the parameter prompt."
+        )
+    if len(prompts) != n_images:
+        raise ValueError(
+            f"prompts must have one entry per image: got {len(prompts)} entries for {n_images} "
+            "images."
+        )
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompts[{i}] must be a string, got {type(prompt).__name__}.")
+    return list(prompts)
 
 
 def _image_column(frame, name):
@@ -98,7 +146,7 @@ def _array_as_sequence(X):
     )
 
 
-def _as_references(captions, n_images):
+def as_references(captions, n_images):
     if captions is None:
         return None
     if isinstance(captions, str) or not hasattr(captions, "__len__"):
@@ -137,18 +185,23 @@ def _is_missing(entry):
 
 def name_of(item, index):
     """How messages call an image."""
+    if isinstance(item, Image.Image):
+        item = getattr(item, "filename", None) or None
     if isinstance(item, (str, os.PathLike)):
-        return f"image {index} ({os.fspath(item)})"
+        return f"image {index} ({os.fsdecode(item)})"
     return f"image {index}"
 
 
 def read_bytes(path, index):
     """Content of an image file."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
+        return Path(os.fsdecode(path)).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if "://" in os.fsdecode(path):
+            reason = "web addresses are not read; download the image first"
         raise ImageReadError(
-            f"{name_of(path, index)} cannot be read: {error.strerror or error}."
+            f"{name_of(path, index)} cannot be read: {reason}.", ON_ERROR_ADVICE
         ) from error
 
 
@@ -157,8 +210,9 @@ def to_rgb(item, index, content=None):
 
     Parameters
     ----------
-    item : path, PIL image or array
-        Arrays: (height, width) or (height, width, 1 | 3 | 4), uint8, bool, or float in [0, 1].
+    item : path, bytes, PIL image or array
+        Bytes are the content of an image file. Arrays: (height, width) or (height, width,
+        1 | 3 | 4), uint8, bool, or float in [0, 1].
     index : int
         Position in X, for messages.
     content : bytes, default=None
@@ -169,17 +223,19 @@ def to_rgb(item, index, content=None):
     The orientation noted in EXIF is applied, transparency is laid over white, 16-bit grey is
     scaled to 8 bits, and of an animation the first frame is taken.
     """
-    if isinstance(item, (str, os.PathLike)):
+    if isinstance(item, bytes):
+        content = item
+    if isinstance(item, (str, os.PathLike, bytes)):
         content = read_bytes(item, index) if content is None else content
-        return _decode(lambda: Image.open(io.BytesIO(content)), item, index)
+        return _decode(lambda: _opened(content), item, index)
     if isinstance(item, Image.Image):
         return _decode(lambda: item, item, index)
     if isinstance(item, np.ndarray):
         return _from_array(item, index)
     if _is_missing(item):
-        raise ImageReadError(f"image {index} is missing (None).")
+        raise ImageReadError(f"image {index} is missing (None).", ON_ERROR_ADVICE)
     raise TypeError(
-        "images must be paths, PIL images or NumPy arrays, got "
+        "images must be paths, PIL images, NumPy arrays or bytes of image files, got "
         f"{type(item).__name__} at position {index}."
     )
 
@@ -187,26 +243,63 @@ def to_rgb(item, index, content=None):
 def _decode(get_image, item, index):
     try:
         image = get_image()
+        if 0 in image.size:
+            raise ValueError(f"it is empty, {image.width} x {image.height} pixels")
         image.load()
-        return _flatten(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no image format that Pillow knows" if unknown else str(error).rstrip(".")
+        return _flatten(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers of damaged files raise what they like
+        too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
         raise ImageReadError(
-            f"{name_of(item, index)} cannot be read as an image: {reason}.",
-            "Replace or remove it; on_error='skip' (--on-error skip) leaves such images out.",
+            f"{name_of(item, index)} cannot be read as an image: {str(error).rstrip('.')}.",
+            _SIZE_ADVICE if isinstance(error, too_large) else ON_ERROR_ADVICE,
         ) from error
 
 
+def _opened(content):
+    """PIL image, not yet decoded, of the content of an image file."""
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise ValueError(_no_image(content)) from error
+    if image.format == "EPS":  # Pillow would run Ghostscript on it
+        raise ValueError("it is a PostScript drawing, which has no pixels")
+    # Pillow itself only warns up to twice the limit.
+    limit, n_pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and n_pixels > limit:
+        raise Image.DecompressionBombError(f"its {n_pixels:,} pixels exceed the limit of {limit:,}")
+    return image
+
+
+def _no_image(content):
+    """What is wrong with a file that Pillow does not recognise."""
+    if not content:
+        return "the file is empty"
+    reason = "no image format that Pillow knows"
+    start = content[:40].decode("latin-1").lstrip().partition("\n")[0].rstrip()
+    is_text = start.isascii() and start.isprintable() and start
+    return f"{reason}; it begins with {start!r}" if is_text else reason
+
+
+def _upright(image):
+    """`image`, turned as its EXIF data say."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged EXIF data say nothing, but the image itself is fine
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _flatten(image):
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        # 16-bit files open as "I;16" or, in some formats, as 32-bit integers.
+        grey = grey >> 8 if image.mode != "I" or grey.max() > 255 else grey
+        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        # 16-bit files open as "I;16" or, in older Pillow, as 32-bit integers.
-        grey = grey >> 8 if image.mode != "I" or grey.max() > 255 else grey
-        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
