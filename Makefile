@@ -2,7 +2,7 @@
 #
 #   make demo    explain the word "dog" of the bundled model; prints where the page is
 #   make test    lint, then all tests (slow ones and docstring examples included)
-#   make test-open-clip   only the tests of CLIP through open_clip; part of make test
+#   make test-vision   only what needs torchvision (families of models, open_clip); part of make test
 #   make lint    ruff only
 #   make docs    build docs/_build/html
 #   make clean   remove caches and results (not .venv and .venv-vision)
@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VISION := .venv-vision
 ARGS ?=
 
-.PHONY: demo test test-open-clip lint docs clean
+.PHONY: demo test test-vision lint docs clean
 
 demo: .venv/.run
 	$(BIN)/semi-nmf-concepts demo $(ARGS)
@@ -26,11 +26,11 @@ demo: .venv/.run
 # One thread a process: the arrays are small, and the processes already fill the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
-	@$(MAKE) --no-print-directory test-open-clip
+	@$(MAKE) --no-print-directory test-vision
 
-test-open-clip: .venv/.test $(VISION)/.installed
+test-vision: .venv/.test $(VISION)/.installed
 	PYTHONPATH=$(VISION) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests._torchvision_operators \
-		tests/metrics/test_open_clip.py
+		--numprocesses auto -m vision tests/lmm tests/metrics/test_open_clip.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .

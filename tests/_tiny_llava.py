@@ -107,17 +107,7 @@ def build_tiny_llava(
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config).eval()
     _randomise(model, seed)
-    head = model.lm_head.weight
-    with torch.no_grad():
-        for never in ("[PAD]", "[UNK]", "<image>"):
-            head[tokenizer.convert_tokens_to_ids(never)] = 0.0
-        # Captions of mixed length, made of words rather than of letters.
-        head[tokenizer.eos_token_id] *= 1.7
-        for token, index in tokenizer.get_vocab().items():
-            if len(token.removeprefix("##")) == 1 and token not in ("a", "##s"):
-                head[index] *= 0.5
-        if bias_word is not None:
-            head[tokenizer.convert_tokens_to_ids(bias_word)] *= 1.6
+    _prefer_words(model.lm_head.weight, tokenizer, bias_word)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     processor = LlavaProcessor(
@@ -169,6 +159,21 @@ def _randomise(model, seed):
             fan_in = weight[0].numel() if "embed" not in name else 1
             gain = 2.5 if "lm_head" in name else 1.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * gain / fan_in**0.5)
+
+
+def _prefer_words(head, tokenizer, bias_word=None):
+    """Captions of mixed length, made of words rather than of letters or special tokens."""
+    import torch
+
+    with torch.no_grad():
+        for never in ("[PAD]", "[UNK]", "<image>"):
+            head[tokenizer.convert_tokens_to_ids(never)] = 0.0
+        head[tokenizer.eos_token_id] *= 1.7
+        for token, index in tokenizer.get_vocab().items():
+            if len(token.removeprefix("##")) == 1 and token not in ("a", "##s"):
+                head[index] *= 0.5
+        if bias_word is not None:
+            head[tokenizer.convert_tokens_to_ids(bias_word)] *= 1.6
 
 
 def tiny_images(n, *, seed=0, size=48):

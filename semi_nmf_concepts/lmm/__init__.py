@@ -10,6 +10,9 @@ from .._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "DePALMConfig": "depalm._configuration",
+        "DePALMForConditionalGeneration": "depalm._modeling",
+        "DePALMProcessor": "depalm._processing",
         "LMMTokenFeaturizer": "_featurizer",
         "LoadedModel": "_handle",
         "ModelHandle": "_handle",
@@ -17,8 +20,11 @@ __getattr__, __dir__, __all__ = attach(
         "TokenRepresentations": "_representations",
         "layer_index": "_architecture",
         "load_model": "_handle",
+        "load_xl_vlms_features": "_xl_vlms",
+        "make_depalm": "depalm._make",
         "mentions": "_words",
         "split_samples": "_images",
         "to_rgb": "_images",
+        "train_depalm": "depalm._training",
     },
 )

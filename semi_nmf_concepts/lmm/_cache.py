@@ -10,7 +10,7 @@ import numpy as np
 from .._files import write_atomically
 from ._records import Record
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class RecordCache:

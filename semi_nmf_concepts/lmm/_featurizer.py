@@ -87,8 +87,9 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
     trust_remote_code : bool, default=False
         Whether Python code from the model's repository may run.
     verbose : int, default=0
-        1 shows a progress bar with images per second and the time left; `extract` also prints how
-        many samples were kept, dropped and failed (on the standard error stream).
+        1 shows a progress bar with images per second and the time left; 2 also prints, at the end
+        of `extract`, how many samples were kept, dropped and failed. Both go to the standard error
+        stream.
 
     Attributes
     ----------
@@ -323,7 +324,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         run = self._prepare(X, captions, tokens, layers, prompts)
         find = self._in_memory if out is None else partial(self._in_folder, out)
         results = find(run, on_empty)
-        if self.verbose:
+        if self.verbose >= 2:
             print(*(reps.summary() for reps in results.values()), sep="\n", file=sys.stderr)
         if many_tokens and many_layers:
             return results

@@ -173,9 +173,9 @@ class ModelHandle:
     @property
     def n_layers(self):
         """int: number of decoder blocks of the language model."""
-        from ._architecture import text_config
+        from ._architecture import count_blocks
 
-        return int(text_config(self.config).num_hidden_layers)
+        return count_blocks(self.config)
 
     @property
     def width(self):
@@ -186,8 +186,12 @@ class ModelHandle:
 
     @property
     def default_prompt(self):
-        """str: what the model is asked when no prompt is given."""
-        return "" if _is_bundled(self) else DEFAULT_PROMPT
+        """str: what the model is asked when no prompt is given.
+
+        Nothing for the bundled model and for a DePALM, which caption an image unasked.
+        """
+        unasked = _is_bundled(self) or self.config.model_type == "depalm"
+        return "" if unasked else DEFAULT_PROMPT
 
     def unembedding(self):
         """Matrix that turns a normed state into logits.
@@ -267,6 +271,35 @@ class LoadedModel:
     image_token_id: int | None
     name: str = field(default="")
 
+    @property
+    def image_processor_name(self):
+        """str: class of the image processor, of which transformers may have two for one model.
+
+        Their pixels differ a little: one computes with Pillow, one with torchvision where it is
+        installed.
+        """
+        return type(self.processor.image_processor).__name__
+
+    def save(self, folder):
+        """Write model and processor to a folder, from which everything here uses them.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if it does not exist. Weights are stored in safetensors files of at most 5 GB, in
+            the precision that they have in memory.
+
+        Raises
+        ------
+        ValueError
+            If `folder` is a file.
+        OSError
+            If it cannot be written.
+        """
+        from ._saving import save_model
+
+        save_model(self.model, self.processor, folder)
+
     def __reduce__(self):
         raise TypeError("a LoadedModel cannot be pickled; pickle its ModelHandle instead.")
 
@@ -278,24 +311,13 @@ def _load(handle):
     with quiet_transformers():
         from transformers import AutoModelForImageTextToText
 
+        from .depalm._register import register_classes
+
+        register_classes()
         _require_image_text(handle, config)
         device = torch_device(handle.device)
         processor = _load_processor(handle, location)
-        try:
-            model, info = AutoModelForImageTextToText.from_pretrained(
-                location,
-                dtype=_torch_dtype(handle, device),
-                output_loading_info=True,
-                **_hub_options(handle),
-            )
-        except Exception as error:  # safetensors, pickle, zip and torch raise what they like
-            raise _loading_error(handle, error, "weights", weights_fault) from error
-    if info["missing_keys"]:
-        some = sorted(info["missing_keys"])[:3]
-        raise ValueError(
-            f"the checkpoint of model {handle.model!r} lacks {len(info['missing_keys'])} weights "
-            f"(such as {', '.join(some)}): it is incomplete or of another architecture."
-        )
+    model = read_weights(handle, AutoModelForImageTextToText, _torch_dtype(handle, device))
     from ._architecture import complete_processor, find_image_token_id
 
     model = model.to(device).eval().requires_grad_(False)
@@ -311,11 +333,48 @@ def _load(handle):
     )
 
 
+def read_weights(handle, auto_class, dtype, *, optional=(), **options):
+    """The model of `handle` as `auto_class` reads it, on the CPU.
+
+    Parameters
+    ----------
+    handle : ModelHandle
+    auto_class : class of transformers with `from_pretrained`
+    dtype : torch.dtype or "auto"
+    optional : tuple of str, default=()
+        Beginnings of the names of weights that the checkpoint may lack.
+    **options
+        For `from_pretrained`.
+    """
+    location = _location(handle)
+    with quiet_transformers():
+        try:
+            model, info = auto_class.from_pretrained(
+                location,
+                dtype=dtype,
+                output_loading_info=True,
+                **_hub_options(handle),
+                **options,
+            )
+        except Exception as error:  # safetensors, pickle, zip and torch raise what they like
+            raise _loading_error(handle, error, "weights", weights_fault) from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(optional))
+    if missing:
+        raise ValueError(
+            f"the checkpoint of model {handle.model!r} lacks {len(missing)} weights "
+            f"(such as {', '.join(missing[:3])}): it is incomplete or of another architecture."
+        )
+    return model
+
+
 def _load_config(handle):
     location = _location(handle)
     with quiet_transformers():
         from transformers import AutoConfig
 
+        from .depalm._register import register_config
+
+        register_config()
         try:
             return AutoConfig.from_pretrained(location, **_hub_options(handle))
         except (OSError, ValueError, KeyError) as error:
@@ -323,6 +382,8 @@ def _load_config(handle):
 
 
 def _config_error(handle, error):
+    if "trust_remote_code" in str(error) and not handle.trust_remote_code:
+        return _untrusted(handle)
     if _folder(handle) is not None:
         return ValueError(
             f"model={handle.model!r}: its config.json is not one that transformers can use: {error}"
@@ -332,6 +393,13 @@ def _config_error(handle, error):
     return ValueError(
         f"model={handle.model!r} is neither a folder with a model nor a usable id of the Hugging "
         f"Face hub: {error}"
+    )
+
+
+def _untrusted(handle):
+    return ValueError(
+        f"model={handle.model!r} needs Python code that comes with it. trust_remote_code=True "
+        "(--trust-remote-code) lets that code run: only for models whose authors you trust."
     )
 
 
@@ -352,6 +420,8 @@ def _loading_error(handle, error, part, find_fault):
         return error
     if no_connection(error):
         return _unreachable(handle)
+    if "trust_remote_code" in str(error) and not handle.trust_remote_code:
+        return _untrusted(handle)
     fault = find_fault(_local_folder(handle))
     if fault is not None:
         path, what, remedy = fault
@@ -374,14 +444,12 @@ def _load_processor(handle, location):
 
     try:
         processor = AutoProcessor.from_pretrained(location, **_hub_options(handle))
-    except (ImportError, AttributeError, RuntimeError) as error:
-        if "torchvision" in str(error) or "VIDEO_PROCESSOR" in str(error) or _lacks_video(error):
+    except Exception as error:
+        if _wants_torchvision(error) and processor_fault(_local_folder(handle)) is None:
             raise ImportError(
                 f"the processor of model {handle.model!r} needs torchvision, in the build that "
                 "matches the installed torch (see pytorch.org/get-started)."
             ) from error
-        raise _loading_error(handle, error, "processor", processor_fault) from error
-    except Exception as error:
         raise _loading_error(handle, error, "processor", processor_fault) from error
     if not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
         raise ValueError(
@@ -391,13 +459,30 @@ def _load_processor(handle, location):
     return processor
 
 
-def _lacks_video(error):
-    """transformers without torchvision fails on video processors with a bare AttributeError."""
-    return isinstance(error, AttributeError) and "NoneType" in str(error)
+def _wants_torchvision(error):
+    """Whether a processor could not be made because torchvision is absent (or not usable).
+
+    transformers says so by name, or it misses a video processor, which do not exist without
+    torchvision, sometimes with a bare AttributeError.
+    """
+    from transformers.utils import is_torchvision_available
+
+    absent = not is_torchvision_available()
+    while error is not None:
+        text = str(error).lower().replace("_", " ")
+        no_video = "video processor" in text or (
+            isinstance(error, AttributeError) and "nonetype" in text
+        )
+        if "torchvision" in text or (absent and no_video):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _require_image_text(handle, config):
     from transformers import AutoModelForImageTextToText
+
+    from ._architecture import unreadable_because
 
     known = AutoModelForImageTextToText._model_mapping
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
@@ -406,6 +491,12 @@ def _require_image_text(handle, config):
             f"model {handle.model!r} is of type {config.model_type!r}, which takes no images "
             "together with text. Use a vision-language model such as LLaVA (any that "
             "AutoModelForImageTextToText loads)."
+        )
+    reason = unreadable_because(config)
+    if reason is not None:
+        raise ValueError(
+            f"model {handle.model!r} is of type {config.model_type!r} and cannot be used here: "
+            f"{reason}."
         )
 
 
@@ -500,6 +591,11 @@ def _torch_dtype(handle, device):
     if handle.dtype != "auto":
         return getattr(torch, handle.dtype)
     return torch.float32 if device.type == "cpu" or _is_bundled(handle) else "auto"
+
+
+def resolved_dtype(handle):
+    """Name of the precision with which `handle` loads; "auto": that of the checkpoint."""
+    return str(_torch_dtype(handle, torch_device(handle.device))).removeprefix("torch.")
 
 
 def _to_numpy(tensor):

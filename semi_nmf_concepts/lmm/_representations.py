@@ -78,7 +78,8 @@ class TokenRepresentations:
         Full name of the module whose output Z is.
     provenance : dict
         package_version, model, revision, commit (of a hub id), fingerprint, module, layer, token,
-        forms, prompt, position, stop, max_new_tokens, dtype, versions.
+        forms, prompt (None where each sample had its own), position, stop, max_new_tokens, dtype,
+        image_processor, versions.
     dropped : dict of str to list of int
         Why samples were left out: "unreadable" (image, only with on_error="skip"), "not_generated",
         "not_in_reference" (in the caption generated, but in no reference). The first reason that

@@ -9,15 +9,21 @@ import json
 import platform
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 
 from ._handle import ModelHandle
+from ._images import ON_ERROR_ADVICE, ImageReadError, name_of
+from ._prompt import ImagesRefusedError
 from ._reading import MAX_WAITING_PIXELS, Reader
 from ._words import word_forms
 
 # Unreadable images that the warning about them names.
 _NAMED = 5
+# What a model raises for an image that it cannot take.
+_MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
+# So many images of a batch that fail one after the other speak for a fault of something else.
+_SUSPICIOUS = 3
 # What the states, and the results made from them later, are computed with.
 _DISTRIBUTIONS = (
     "numpy",
@@ -27,6 +33,7 @@ _DISTRIBUTIONS = (
     "torch",
     "transformers",
     "pillow",
+    "torchvision",
 )
 
 
@@ -90,20 +97,21 @@ class Run:
         indices = itertools.chain.from_iterable(range(*bounds) for bounds in ranges)
         starts = {start for start, _ in ranges}
         with contextlib.closing(reader(indices)) as samples:
-            for done in self._batches(samples, starts, batch_size, on_error):
+            for done in self._batches(samples, starts, batch_size):
+                failed = [one for _, one in done if isinstance(one, ImageReadError)]
+                if failed and on_error == "raise":
+                    raise failed[0]
                 if progress is not None:
                     progress.update(len(done))
                 yield from done
 
-    def _batches(self, samples, starts, batch_size, on_error):
+    def _batches(self, samples, starts, batch_size):
         """Lists of pairs of index and records."""
         batch = _Batch(self)
         for sample in samples:
             if sample.index in starts:
                 yield batch.flush()
             if sample.error is not None:
-                if on_error == "raise":
-                    raise sample.error
                 yield [(sample.index, sample.error)]
             elif sample.records is not None:
                 yield [(sample.index, sample.records)]
@@ -114,16 +122,60 @@ class Run:
         yield batch.flush()
 
     def through_model(self, samples):
-        """Records of samples that fit the device's memory, together or part by part."""
+        """Records of samples that fit the device's memory, together or part by part.
+
+        An ImageReadError takes the place of records where the model's processor cannot take the
+        image: one that is a hundred times as wide as high, say.
+        """
         done = []
         while len(done) < len(samples):
             part = samples[len(done) : len(done) + self.batch_size]
-            records = self._attempt(part)
+            try:
+                records = self._attempt(part)
+            except ImagesRefusedError as error:
+                records = self._without(part, error.reasons)
+            except _MODEL_ERRORS as error:
+                records = self._one_by_one(part, error)
             if records is None:
                 self._halve(len(part))
             else:
                 done.extend(records)
         return done
+
+    def _without(self, samples, refused):
+        """Records of those that are not refused, in their places."""
+        others = [sample for i, sample in enumerate(samples) if i not in refused]
+        records = iter(self.through_model(others))
+        return [
+            self._not_taken(sample, refused[i]) if i in refused else next(records)
+            for i, sample in enumerate(samples)
+        ]
+
+    def _one_by_one(self, samples, error):
+        """Records where the model fails on single images of a batch; else its error is raised.
+
+        Some models do for unusual shapes: a single patch, forty times as wide as high.
+        """
+        if _out_of_memory(error) or len(samples) == 1:
+            raise error
+        done, n_failed = [], 0
+        for sample in samples:
+            try:
+                done.extend(self._attempt([sample]))
+            except _MODEL_ERRORS as alone:
+                n_failed += 1
+                done.append(self._not_taken(sample, str(alone) or repr(alone)))
+                if n_failed == len(done) == _SUSPICIOUS:  # it is not the images
+                    raise error from None
+        if n_failed == len(samples):
+            raise error
+        return done
+
+    def _not_taken(self, sample, reason):
+        name = name_of(self.images[sample.index], sample.index)
+        return ImageReadError(
+            f"{name} cannot be taken by the model: {reason.rstrip('.')}.", ON_ERROR_ADVICE
+        )
 
     def _attempt(self, samples):
         """Records, or None where the device's memory does not suffice.
@@ -229,7 +281,8 @@ class Run:
             "stop": request.stop,
             "max_new_tokens": request.max_new_tokens,
             "dtype": str(self.collector.loaded.dtype).removeprefix("torch."),
-            "versions": _versions(),
+            "image_processor": self.collector.loaded.image_processor_name,
+            "versions": dict(_versions()),
         }
 
 
@@ -271,6 +324,7 @@ def _out_of_memory(error):
     )
 
 
+@cache
 def _versions():
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
@@ -305,7 +359,8 @@ class _Batch:
         records = self.run.through_model(samples)
         if self.run.cache is not None:
             for sample, one in zip(samples, records, strict=True):
-                self.run.to_cache(sample.key, one)
+                if not isinstance(one, ImageReadError):
+                    self.run.to_cache(sample.key, one)
         self.items, self.n_pixels = {}, 0
         return [(i, one) for many, one in zip(indices, records, strict=True) for i in many]
 
@@ -317,6 +372,7 @@ def _open_cache(folder, run):
     common = {
         "fingerprint": run.handle.fingerprint,
         "dtype": str(run.collector.loaded.dtype),
+        "image_processor": run.collector.loaded.image_processor_name,
         "prompt": run.collector.prompt if run.prompts is None else None,
         "position": request.position,
         "forms": request.forms,

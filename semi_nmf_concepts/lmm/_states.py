@@ -14,18 +14,31 @@ import contextlib
 import numpy as np
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from ._architecture import resolve_layer
+from ._architecture import (
+    active_stream,
+    is_encoder_decoder,
+    padding_is_exact,
+    resolve_layer,
+    skips_positions,
+)
+from ._decoding import end_ids, generate, greedy
 from ._handle import quiet_transformers
-from ._prompt import continuation_ids, encode_prompts, render_prompt
+from ._prompt import (
+    ImagesRefusedError,
+    NotTogetherError,
+    continuation_ids,
+    encode_prompts,
+    render_prompt,
+    split_by_prefix,
+)
 from ._records import Record
-from ._words import WordMatcher, decode, first_subtokens, token_at_character, word_forms
+from ._words import CaptionText, WordMatcher, decoder, first_subtokens, word_forms
 
 
 class StateCollector:
@@ -44,6 +57,15 @@ class StateCollector:
         self._forms = {token: word_forms(token, request.forms) for token in request.tokens}
         self.matchers = {token: WordMatcher(forms) for token, forms in self._forms.items()}
         self._first_ids = {token: self._candidate_ids(token) for token in request.tokens}
+        self._end_ids = end_ids(loaded)
+        self._begins_empty = is_encoder_decoder(loaded.model.config)
+        if self._begins_empty and not request.in_caption:
+            raise ValueError(
+                f"position={request.position!r} has no meaning for model {loaded.name!r}: its "
+                "prompt is read by an encoder, and its decoder begins with the caption; use "
+                "position='generated' or 'forced'."
+            )
+        self._decode = decoder(loaded.tokenizer)
 
     def _candidate_ids(self, token):
         ids = first_subtokens(self.loaded.tokenizer, self._forms[token])
@@ -71,33 +93,80 @@ class StateCollector:
         list of dict (token, layer) -> Record
             One dict per image.
         """
+        prompts = [self.prompt] * len(images) if prompts is None else prompts
+        groups = split_by_prefix(self.loaded.tokenizer, prompts)
+        return self._in_groups(groups, images, texts, prompts)
+
+    def _in_groups(self, groups, images, texts, prompts):
+        """Records of the batch; only the rows of a group go through the model together."""
+        records = [None] * len(images)
+        for rows in groups:
+            parts = [None if x is None else [x[i] for i in rows] for x in (images, texts, prompts)]
+            try:
+                done = self._records(*parts)
+            except NotTogetherError as error:
+                done = self._in_groups(error.groups, *parts)
+            except ImagesRefusedError as error:  # rows of the group are rows of the batch
+                raise error.renumbered(rows) from error.__cause__
+            for i, record in zip(rows, done, strict=True):
+                records[i] = record
+        return records
+
+    def _unpadded_groups(self, inputs, texts):
+        """Rows that can go through the model together: all, if padding does no harm."""
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        # No more tokens than characters are dictated.
+        n_new = self.request.max_new_tokens if texts is None else max(map(len, texts))
+        longest = inputs["input_ids"].shape[1] + n_new
+        if padding_is_exact(self.loaded.model.config, longest):
+            return [range(len(lengths))]
+        return [[i for i, n in enumerate(lengths) if n == length] for length in sorted({*lengths})]
+
+    def _records(self, images, texts, prompts):
+        """Records of rows that go through the model together."""
         with torch.inference_mode(), quiet_transformers():
-            prompts = [self.prompt] * len(images) if prompts is None else prompts
             inputs = encode_prompts(self.loaded, images, prompts)
+            groups = self._unpadded_groups(inputs, texts)
+            if len(groups) > 1:
+                return self._in_groups(groups, images, texts, prompts)
             if not self.request.in_caption:
                 return self._prompt_records(inputs)
             forced = None
             if texts is not None:
-                pairs = zip(prompts, texts, strict=True)
+                pairs = zip(self._read_prompts(prompts, inputs), texts, strict=True)
                 forced = [continuation_ids(self.loaded.tokenizer, *pair) for pair in pairs]
             return self._caption_records(inputs, forced)
+
+    def _read_prompts(self, prompts, inputs):
+        """What a caption follows in every row, for its first piece."""
+        if self._begins_empty:
+            return [""] * len(prompts)
+        # PaliGemma's processor puts a line break behind the prompt.
+        ends = [self.loaded.tokenizer.decode([i]) for i in inputs["input_ids"][:, -1].tolist()]
+        return [
+            prompt + end if end.isspace() and not prompt.endswith(end) else prompt
+            for prompt, end in zip(prompts, ends, strict=True)
+        ]
 
     # Positions in the prompt
 
     def _prompt_records(self, inputs):
-        mask = inputs["attention_mask"].bool()
-        n_padded = (~mask).sum(dim=1).tolist()
-        positions = [self._prompt_position(mask.shape[1] - pad) for pad in n_padded]
+        mask, position = inputs["attention_mask"].bool(), self.request.position
+        positions = [self._prompt_position(length) for length in mask.sum(dim=1).tolist()]
+        # Padding may stand between image and text (BLIP-2), so the columns are looked up.
+        columns = [int(row.nonzero()[p]) for row, p in zip(mask, positions, strict=True)]
 
         def reduce(states):
-            if self.request.position == "mean":
+            if position == "last":
+                return states[:, -1]
+            if position == "mean":
                 weights = mask.to(states.device).unsqueeze(-1)
                 return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
-            columns = torch.tensor([p + pad for p, pad in zip(positions, n_padded, strict=True)])
-            return states[torch.arange(len(columns)), columns]
+            return states[torch.arange(len(columns)), torch.tensor(columns)]
 
-        with self._recording(reduce, mask.shape) as recorder:
-            self._generate(inputs, max_new_tokens=1)
+        last_only = position == "last"
+        with self._recording(reduce, mask.shape, last_only) as recorder:
+            self._generate(inputs, max_new_tokens=1, all_positions=not last_only)
         states = {layer: steps[0].float().cpu().numpy() for layer, steps in recorder.items()}
         return [
             {
@@ -126,10 +195,11 @@ class StateCollector:
         trace = _Trace(self._first_ids, forced, self.loaded)
         stopper = None
         if self.request.stop == "token" and forced is None:
-            stopper = _StopAfterToken(
-                self.loaded.tokenizer, self.matchers.values(), inputs["input_ids"]
-            )
-        shape = inputs["input_ids"].shape
+            matchers = self.matchers.values()
+            n_rows = len(inputs["input_ids"])
+            stopper = _StopAfterToken(self._decode, matchers, n_rows, self._end_ids)
+        n_rows, n_tokens = inputs["input_ids"].shape
+        shape = (n_rows, 1 if self._begins_empty else n_tokens)
         with self._recording(lambda states: states[:, -1], shape) as recorder:
             sequences = self._generate(
                 inputs,
@@ -141,7 +211,8 @@ class StateCollector:
                 trace=trace,
                 stopper=stopper,
             )
-        rows = sequences[:, shape[1] :].tolist()
+        # Counted from the end: what a model returns need not begin with the prompt.
+        rows = sequences[:, sequences.shape[1] - trace.n_steps :].tolist()
         if forced is not None:
             captions = [(ids, max(1, len(ids))) for ids in forced]
         else:
@@ -161,21 +232,20 @@ class StateCollector:
 
     def _choose(self, captions, probabilities):
         """For every row and token: a Record still without its state."""
-        tokenizer = self.loaded.tokenizer
         chosen = []
         for i, (ids, n_states) in enumerate(captions):
-            text = decode(tokenizer, ids)
+            caption = CaptionText(self._decode, ids)
             row = {}
             for token, matcher in self.matchers.items():
-                match = matcher.find(text)
+                match = matcher.find(caption.text)
                 if match:
-                    p = token_at_character(tokenizer, ids, match[0])
-                    probability, prefix = probabilities["chosen"][i, p], text[: match[0]]
+                    p = caption.token_at(match[0])
+                    probability, prefix = probabilities["chosen"][i, p], caption.text[: match[0]]
                 else:
                     p = int(np.argmax(probabilities[token][i, :n_states]))
-                    probability, prefix = probabilities[token][i, p], decode(tokenizer, ids[:p])
+                    probability, prefix = probabilities[token][i, p], caption.before(p)
                 row[token] = Record(
-                    None, text.strip(), p, float(probability), bool(match), prefix.strip()
+                    None, caption.text.strip(), p, float(probability), bool(match), prefix.strip()
                 )
             chosen.append(row)
         return chosen
@@ -194,43 +264,30 @@ class StateCollector:
 
     # The model
 
-    @property
-    def _end_ids(self):
-        ids = self.loaded.model.generation_config.eos_token_id
-        ids = self.loaded.tokenizer.eos_token_id if ids is None else ids
-        return set(ids) if isinstance(ids, (list, tuple)) else {ids}
-
-    def _generate(self, inputs, *, max_new_tokens, trace=None, stopper=None):
-        """Greedy decoding, whatever the checkpoint's own generation settings say."""
-        end_ids = [index for index in self._end_ids if index is not None]
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=0,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            use_cache=True,
-            return_dict_in_generate=False,
-            eos_token_id=end_ids or None,
-            pad_token_id=self.loaded.tokenizer.pad_token_id,
-        )
-        return self.loaded.model.generate(
-            **inputs,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([trace] if trace else []),
-            stopping_criteria=StoppingCriteriaList([stopper] if stopper else []),
-        )
+    def _generate(self, inputs, *, max_new_tokens, trace=None, stopper=None, all_positions=False):
+        with greedy(self.loaded, max_new_tokens=max_new_tokens) as settings:
+            if trace is not None and trace.dictates:
+                settings.eos_token_id = None  # within a dictated caption it ends nothing
+            settings.output_hidden_states = all_positions and skips_positions(
+                self.loaded.model.config
+            )
+            return generate(
+                self.loaded.model,
+                **inputs,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([trace] if trace else []),
+                stopping_criteria=StoppingCriteriaList([stopper] if stopper else []),
+            )
 
     @contextlib.contextmanager
-    def _recording(self, reduce, prompt_shape):
+    def _recording(self, reduce, prompt_shape, last_only=True):
         """Within the block, keep `reduce(output)` of the requested modules at every call."""
         recorder = {layer: [] for layer in self.modules}
-        hooks = []
+        hooks, stream = [], active_stream(self.loaded.model.config)
         try:
             for layer, name in self.modules.items():
                 module = self.loaded.model.get_submodule(name)
-                hook = _hook(name, recorder[layer], reduce, prompt_shape)
+                hook = _hook(name, recorder[layer], reduce, prompt_shape, last_only, stream)
                 hooks.append(module.register_forward_hook(hook))
             yield recorder
         finally:
@@ -238,17 +295,38 @@ class StateCollector:
                 hook.remove()
 
 
-def _hook(name, kept, reduce, prompt_shape):
+def _hook(name, kept, reduce, prompt_shape, last_only=True, stream=None):
+    """Hook that keeps `reduce(output)`.
+
+    Parameters
+    ----------
+    name : str
+        Of the module, for messages.
+    kept : list
+        What is kept goes here.
+    reduce : callable
+    prompt_shape : tuple of int
+        Rows and tokens that the first call sees.
+    last_only : bool, default=True
+        Whether `reduce` reads the last position only.
+    stream : int, default=None
+        Which of several residual streams, where the module has some, see `active_stream`.
+    """
+
     def keep(module, args, output):
         # Blocks return a tensor in some versions and families and a tuple in others.
         states = output[0] if isinstance(output, (tuple, list)) else output
+        if stream is not None and states.ndim == 4:
+            states = states[stream]
         # The first call sees the prompt; a module of the vision tower, say, sees something else.
-        wanted = tuple(prompt_shape) if not kept else (prompt_shape[0], 1)
+        n_rows, n_tokens = prompt_shape if not kept else (prompt_shape[0], 1)
         shape = tuple(states.shape) if isinstance(states, torch.Tensor) else ()
-        if len(shape) != 3 or shape[:2] != wanted:
+        # Some blocks of Gemma 4 see nothing but the last token of the prompt.
+        lengths = (n_tokens, 1) if last_only else (n_tokens,)
+        if len(shape) != 3 or shape[0] != n_rows or shape[1] not in lengths:
             raise ValueError(
                 f"layer={name!r}: its output (shape {shape}) is not one state for each of "
-                f"{wanted[1]} tokens in {wanted[0]} rows. Choose a module of the language model."
+                f"{n_tokens} tokens in {n_rows} rows. Choose a module of the language model."
             )
         # A copy: a view would keep all positions of the prompt in memory.
         kept.append(reduce(states).clone())
@@ -279,7 +357,7 @@ class _Trace(LogitsProcessor):
             self._forced = self._forced.to(loaded.device)
 
     def __call__(self, input_ids, scores):
-        step = len(self._kept["chosen"])
+        step = self.n_steps
         log_total = scores.logsumexp(dim=-1)
         if self._forced is None:
             best = scores.amax(dim=-1)
@@ -293,6 +371,16 @@ class _Trace(LogitsProcessor):
             return scores
         return torch.full_like(scores, -torch.inf).scatter_(1, dictated, 0.0)
 
+    @property
+    def dictates(self):
+        """Whether the choice is overruled."""
+        return self._forced is not None
+
+    @property
+    def n_steps(self):
+        """Number of tokens that were written."""
+        return len(self._kept["chosen"])
+
     def finish(self):
         """dict name -> array (n_rows, n_steps) of probabilities."""
         return {
@@ -304,31 +392,42 @@ class _Trace(LogitsProcessor):
 class _StopAfterToken(StoppingCriteria):
     """Ends a row once every token of interest stands in it beyond doubt."""
 
-    def __init__(self, tokenizer, matchers, prompt_ids):
-        self._tokenizer, self._matchers = tokenizer, list(matchers)
-        self._n_prompt = prompt_ids.shape[1]
-        self.lengths = [None] * len(prompt_ids)  # number of tokens of the rows that have ended
+    def __init__(self, decode, matchers, n_rows, end_ids):
+        self._matchers, self._end_ids = list(matchers), end_ids
+        # The text of the rows that still go on.
+        self._open = {i: CaptionText(decode) for i in range(n_rows)}
+        self._n_steps = 0
+        self.lengths = [None] * n_rows  # number of tokens of the rows that were ended here
 
     def __call__(self, input_ids, scores, **kwargs):
-        rows = input_ids[:, self._n_prompt :].tolist()
-        for i, row in enumerate(rows):
-            if self.lengths[i] is None:
-                text = decode(self._tokenizer, row)
-                if all(matcher.find_certain(text) for matcher in self._matchers):
-                    self.lengths[i] = len(row)
+        self._n_steps += 1
+        last = input_ids[:, -1].tolist()
+        for i, caption in list(self._open.items()):
+            if last[i] in self._end_ids:
+                del self._open[i]
+                continue
+            caption.append(last[i])
+            if all(matcher.find_certain(caption.text) for matcher in self._matchers):
+                self.lengths[i] = self._n_steps
+                del self._open[i]
         return torch.tensor([n is not None for n in self.lengths], device=input_ids.device)
 
 
 def module_width(loaded, layer):
-    """Number of features that a module of the language model puts out, found by a one-token run."""
-    kept = []
-    module = loaded.model.get_submodule(resolve_layer(loaded.model, layer))
-    hook = module.register_forward_hook(_hook(layer, kept, lambda states: states[:, -1], (1, 1)))
-    try:
-        with torch.inference_mode(), quiet_transformers():
-            loaded.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=loaded.device))
-    finally:
-        hook.remove()
+    """Number of features that a module of the language model puts out, found by a short run."""
+    from PIL import Image
+
+    prompt = render_prompt(loaded.processor, "a")
+    kept, name = [], resolve_layer(loaded.model, layer)
+    with torch.inference_mode(), quiet_transformers():
+        inputs = encode_prompts(loaded, [Image.new("RGB", (64, 64))], [prompt])
+        shape, stream = inputs["input_ids"].shape, active_stream(loaded.model.config)
+        hook = _hook(layer, kept, lambda states: states[:, -1], shape, stream=stream)
+        handle = loaded.model.get_submodule(name).register_forward_hook(hook)
+        try:
+            loaded.model(**inputs)
+        finally:
+            handle.remove()
     if not kept:
         raise ValueError(
             f"layer={layer!r} does not run for text; choose a module of the language model."

@@ -1,8 +1,10 @@
-"""Tests for anybody's decomposer: data to try it on, and what should hold of the result.
+"""Tests for anybody's decomposer or model: data to try it on, and what should hold of the result.
 
 `check_factorization_invariants` fits an estimator with `components_` and checks every invariant
 that applies to it. The other functions are Hypothesis strategies for data matrices, the awkward
 ones first of all; they need the extra ``test``.
+
+`check_lmm` tells whether the states of a vision-language model are read exactly right.
 """
 
 from .._lazy import attach
@@ -12,6 +14,8 @@ _HOMES = {
     "applicable_invariants": "_check",
     "INVARIANTS": "_check",
     "GROUPS": "_check",
+    "LMMCheck": "_lmm",
+    "check_lmm": "_lmm",
     "matrices": "_strategies",
     "MATRIX_KINDS": "_strategies",
     "PlantedFactors": "_strategies",

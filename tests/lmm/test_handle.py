@@ -295,6 +295,8 @@ def test_wrong_arguments():
         AttributeError("'NoneType' object has no attribute 'from_pretrained'"),
         RuntimeError("operator torchvision::nms does not exist"),
         ImportError("this needs torchvision"),
+        ImportError("PixtralProcessor requires the Torchvision library but it was not found"),
+        ValueError("Could not load any image processor class. torchvision: Lfm2VlImageProcessor"),
     ],
 )
 def test_missing_torchvision_is_explained(copied_model, monkeypatch, error):

@@ -73,7 +73,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(make, images, word, scarc
     tried = scarce_memory(0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         make(token=word, batch_size=4).extract(images)
-    assert tried == [4]
+    assert tried == [4, 1, 1, 1]
 
 
 def test_files_are_decoded_in_threads_and_ahead_of_the_model(
@@ -190,3 +190,56 @@ def test_no_warning_without_need(make, images, word):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(token=word, batch_size=100).extract(images)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 24])
+def test_images_that_the_models_processor_refuses(
+    batch_size, make, images, word, tiny_model, monkeypatch
+):
+    """Such as one that is far too long: it is named, or left out, and costs no other."""
+    from semi_nmf_concepts.lmm import load_model
+
+    loaded = load_model(tiny_model).loaded
+    process = type(loaded.processor).__call__
+
+    def choosy(self, images, **kwargs):
+        if any(one.width > 1000 for row in images for one in row):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        return process(self, images=images, **kwargs)
+
+    monkeypatch.setattr(type(loaded.processor), "__call__", choosy)
+    expected = make(token=word, batch_size=batch_size).extract(images)
+    X = list(images)
+    X[2], X[7] = X[2].resize((2000, 3)), X[7].resize((3000, 2))
+    with pytest.raises(
+        ValueError, match="image 2 cannot be taken by the model.*aspect ratio.*2000 x 3 pixels"
+    ):
+        make(token=word, batch_size=batch_size).extract(X)
+    skipping = make(token=word, batch_size=batch_size, on_error="skip")
+    with pytest.warns(UserWarning, match="2 image"):
+        reps = skipping.extract(X)
+    assert list(reps.failed) == reps.dropped["unreadable"] == [2, 7]
+    np.testing.assert_array_equal(reps.indices, np.setdiff1d(expected.indices, [2, 7]))
+    kept = np.isin(expected.indices, reps.indices)
+    error = np.linalg.norm(reps.Z - expected.Z[kept], axis=1)
+    assert (error / np.linalg.norm(reps.Z, axis=1)).max() < 1e-4
+
+
+def test_images_on_which_the_model_fails(make, images, word, monkeypatch):
+    """A fault inside the model for an odd image costs no other image of its batch."""
+    call = StateCollector.__call__
+
+    def collect(self, batch, *args):
+        if any(image.width == 1 for image in batch):
+            raise RuntimeError("cannot reshape tensor of 0 elements")
+        return call(self, batch, *args)
+
+    monkeypatch.setattr(StateCollector, "__call__", collect)
+    X = list(images)
+    X[0], X[9] = X[0].resize((1, 1)), X[9].resize((1, 1))
+    with pytest.raises(ValueError, match="image 0 cannot be taken by the model: cannot reshape"):
+        make(token=word, batch_size=6).extract(X)
+    with pytest.warns(UserWarning, match="2 image"):
+        reps = make(token=word, batch_size=6, on_error="skip").extract(X)
+    assert list(reps.failed) == [0, 9]
+    assert reps.all_captions.count(None) == 2

@@ -295,7 +295,7 @@ def test_own_prompts(make, files, word, tmp_path):
 
 
 def test_progress_and_summary(make, files, word, tmp_path, capfd):
-    make(token=word, verbose=1).extract(files, out=tmp_path)
+    make(token=word, verbose=2).extract(files, out=tmp_path)
     said = capfd.readouterr().err
     assert "26/26" in said and "image/s" in said
     assert f"token {word!r}, layer 3:" in said

@@ -1,4 +1,4 @@
-"""CLIP through open_clip itself, with a small model of its format (`make test-open-clip`)."""
+"""CLIP through open_clip itself, with a small model of its format (`make test-vision`)."""
 
 import json
 import logging
@@ -16,11 +16,13 @@ try:
     import open_clip
 except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
     pytest.skip(
-        f"needs open_clip, which `make test-open-clip` installs apart ({error})",
+        f"needs open_clip, which `make test-vision` installs apart ({error})",
         allow_module_level=True,
     )
 
 import torch
+
+pytestmark = pytest.mark.vision
 
 CONFIG = {
     "embed_dim": 16,
