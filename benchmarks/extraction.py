@@ -11,8 +11,8 @@ families   Z against a reference computed one image at a time by teacher forcing
 speed      images per second against the published procedure (one image at a time, every position of
            the hooked layer copied to the CPU, 50 new tokens), same model, alternating in one run,
            medians of the rounds.
-memory     peak of the anonymous resident memory, 20,000 images streamed into a folder against 2,000.
-kill       SIGKILL at random moments, then the same call again: are the files the same, byte by byte?
+memory     peak of the anonymous resident memory, 20,000 images streamed to a folder against 2,000.
+kill       SIGKILL at random moments, then the same call again: same files, byte by byte?
 gpu        speed with the shape of LLaVA-1.5-7B and random weights, bfloat16.
 """
 

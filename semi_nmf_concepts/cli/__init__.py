@@ -1,9 +1,9 @@
 """The command line: images in, concepts out.
 
 ``semi-nmf-concepts demo`` explains the bundled model on the bundled scenes, ``semi-nmf-concepts
-concepts`` does the same with a model and images of your own, and ``semi-nmf-concepts evaluate``
-makes the published tables and figures for either. All are thin: everything they do is done by
-public functions.
+concepts`` does the same with a model and images of your own, ``semi-nmf-concepts evaluate`` makes
+the published tables and figures for either, and ``semi-nmf-concepts extract`` only collects the
+states, of any number of images. All are thin: everything they do is done by public functions.
 
 Exit status: 0 the results are written; 1 the run failed (data, model, folder); 2 the command itself
 is wrong; 130 interrupted. Results and the summary go to standard output; progress, warnings and
@@ -17,6 +17,7 @@ import semi_nmf_concepts as package
 
 from ._evaluate import add_evaluate
 from ._explain import add_concepts, add_demo
+from ._extract import add_extract
 from ._run import is_user_error, one_line, plain_warnings, quiet_libraries, remembered_interrupts
 
 __all__ = ["build_parser", "main"]
@@ -67,4 +68,5 @@ def build_parser():
     add_demo(commands)
     add_concepts(commands)
     add_evaluate(commands)
+    add_extract(commands)
     return parser

@@ -52,17 +52,18 @@ def listed(convert):
     return read
 
 
-def add_model_options(command):
+def add_model_options(command, with_layer=True):
     """How a model is loaded and asked."""
     group = command.add_argument_group("model")
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
     group.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16, float16")
-    group.add_argument(
-        "--layer",
-        type=layer,
-        default=-1,
-        help="number of a block (-1: the last), final_norm, or a module",
-    )
+    if with_layer:
+        group.add_argument(
+            "--layer",
+            type=layer,
+            default=-1,
+            help="number of a block (-1: the last), final_norm, or a module",
+        )
     group.add_argument("--prompt", help="prompt text (default: the model's own)")
     group.add_argument("--max-new-tokens", type=positive, help="longest caption")
     group.add_argument(

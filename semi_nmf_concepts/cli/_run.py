@@ -101,6 +101,8 @@ def plain_warnings(fatal=None):
         warnings.simplefilter("default", UserWarning)
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        # Pillow's, of each large image; an error of ours that says what to do follows.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         if fatal is not None:
             warnings.filterwarnings("error", fatal, UserWarning)
         warnings.showwarning = show
