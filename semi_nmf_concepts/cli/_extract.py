@@ -69,6 +69,8 @@ def check_usage(parser, args):
         parser.error(f"--tokens: words of interest are needed for --position {args.position}")
     if not in_caption and args.tokens:
         parser.error(f"--tokens: --position {args.position} does not depend on a word")
+    if args.position == "forced" and not (args.captions or args.karpathy):
+        parser.error("--position forced needs captions to dictate: --captions or --karpathy")
     if args.split and not args.karpathy:
         parser.error("--split belongs to --karpathy")
 

@@ -11,10 +11,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from .._messages import some
 from ._handle import ModelHandle, load_model
-from ._images import ImageReadError, sample_prompts, split_samples
+from ._images import ON_ERROR_ADVICE, ImageReadError, sample_prompts, split_samples
 from ._representations import NoSampleKeptError
 from ._run import Run, progress_bar, warn_of_failed
-from ._selection import Part, nothing_kept, representations
+from ._selection import Part, nothing_kept, representations, tables_of
 from ._words import word_forms
 
 
@@ -423,21 +423,26 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         from ._shards import ShardFolder
 
         with ShardFolder(out, run) as folder:
-            if not folder.complete:
-                missing = folder.missing(self.on_error)
-                n = len(run.images)
-                n_done = n - sum(stop - start for start, stop in missing)
-                if missing:
-                    with progress_bar(n, n_done, verbose=self.verbose) as progress:
-                        folder.fill(missing, on_error=self.on_error, progress=progress)
-                tables = folder.tables()
-                self._check_kept(run, tables, on_empty)
-                folder.finish(tables, self._width)
+            if folder.complete:  # by a call that may have allowed more than this one
+                results = folder.results()
+                self._check_kept(run, tables_of(results, run.request), on_empty, self.on_error)
+                return results
+            missing = folder.missing(self.on_error)
+            n = len(run.images)
+            n_done = n - sum(stop - start for start, stop in missing)
+            if missing:
+                with progress_bar(n, n_done, verbose=self.verbose) as progress:
+                    folder.fill(missing, on_error=self.on_error, progress=progress)
+            tables = folder.tables()
+            self._check_kept(run, tables, on_empty)
+            folder.finish(tables, self._width)
             return folder.results()
 
     @staticmethod
-    def _check_kept(run, tables, on_empty):
-        """Warn of unreadable images; an error where a token has no sample."""
+    def _check_kept(run, tables, on_empty, on_error="skip"):
+        """Warn of unreadable images, or raise the first; an error where a token has no sample."""
+        if tables.failed and on_error == "raise":
+            raise ImageReadError(tables.failed[min(tables.failed)], ON_ERROR_ADVICE)
         warn_of_failed(tables.failed)
         names = dict(enumerate(run.request.tokens or (None,)))
         empty = {i: name for i, name in names.items() if not tables.tokens[i].indices}

@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ._images import ImageReadError, read_bytes, to_rgb
+from ._images import ON_ERROR_ADVICE, ImageReadError, read_bytes, to_rgb
 
 # Decoded images that wait for the model, in pixels: a few huge photographs would otherwise fill
 # the memory.
@@ -97,11 +97,19 @@ class Reader:
         return max(1, min(self.n_ahead, int(MAX_WAITING_PIXELS / mean)))
 
     def _start(self, pool, index):
-        item = self.run.images[index]
+        item = self._item(index)
         arguments = (index, item, self.run.dictated(index), self.run.rendered(index))
-        if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"):
-            return pool.submit(self._read, *arguments)
-        return arguments
+        return pool.submit(self._read, *arguments) if is_file(item) else arguments
+
+    def _item(self, index):
+        """An item of X, or the ImageReadError that a lazy sequence makes of it."""
+        try:
+            return self.run.images[index]
+        except MemoryError:
+            raise
+        except Exception as error:  # such sequences open files, and raise what readers of those do
+            reason = str(error).rstrip(".") or repr(error)
+            return ImageReadError(f"image {index} cannot be read: {reason}.", ON_ERROR_ADVICE)
 
     def _taken(self, started):
         sample = started.result() if isinstance(started, Future) else self._read(*started)
@@ -113,6 +121,8 @@ class Reader:
     def _read(self, index, item, text, prompt):
         sample = Sample(index, index, text, prompt)
         try:
+            if isinstance(item, ImageReadError):
+                raise item
             if self.run.cache is None:
                 sample.image = to_rgb(item, index)
             else:
@@ -124,13 +134,13 @@ class Reader:
     def _recognise(self, sample, item):
         """Give the sample a key by its content, and with that its records if they are cached."""
         content = None
-        if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"):
+        if is_file(item):
             # A file is recognised by its bytes, so that a cached one is never decoded.
             content = item if isinstance(item, bytes) else read_bytes(item, sample.index)
             kind, digest = "file", hashlib.sha256(content).hexdigest()
         else:
             sample.image = to_rgb(item, sample.index)
-            kind, digest = "pixels", _pixel_hash(sample.image)
+            kind, digest = "pixels", pixel_hash(sample.image)
         own_prompt = () if self.run.prompts is None else (sample.prompt,)
         sample.key = (kind, digest, sample.text, *own_prompt)
         sample.records = self.run.cached(sample.key)
@@ -138,7 +148,13 @@ class Reader:
             sample.image = to_rgb(item, sample.index, content)
 
 
-def _pixel_hash(image):
+def is_file(item):
+    """Whether an item of X is a path, or the content of a file."""
+    return isinstance(item, (str, bytes)) or hasattr(item, "__fspath__")
+
+
+def pixel_hash(image):
+    """Hash of a PIL image's size and pixels."""
     digest = hashlib.sha256(f"{image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()

@@ -169,7 +169,7 @@ class TokenRepresentations:
         OSError
             If the folder cannot be written; the message names the file.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays = {k: v if isinstance(v, Blocks) else np.asarray(v) for k, v in arrays.items()}
         texts = {name: getattr(self, name) for name in _TEXTS}
@@ -199,7 +199,7 @@ class TokenRepresentations:
             If the folder holds no saved representations, several, damaged ones, or those of a run
             that has not ended.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         path = folder / _FILES[0]
         try:
             texts = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
@@ -233,13 +233,15 @@ def _nothing_saved(folder, error):
         results = [entry["folder"] for entry in manifest["results"]]
         status = manifest["status"]
     except (OSError, ValueError, KeyError, TypeError):
-        return (
-            f"{str(folder)!r} holds no saved token representations ({', '.join(_FILES)}): {error}"
-        )
+        results, status = [""], "complete"
     if status != "complete":
         return (
             f"{str(folder)!r} holds a run of extract that has not ended: call extract with the "
             "same arguments again, and it goes on."
+        )
+    if results == [""]:  # there should be one in the folder itself
+        return (
+            f"{str(folder)!r} holds no saved token representations ({', '.join(_FILES)}): {error}"
         )
     inside = ", ".join(repr(str(folder / name)) for name in results)
     return f"{str(folder)!r} holds several token representations, load one of them: {inside}."

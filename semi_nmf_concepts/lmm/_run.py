@@ -8,7 +8,7 @@ import itertools
 import json
 import platform
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from numbers import Integral
 
@@ -22,7 +22,7 @@ from ._words import word_forms
 _NAMED = 5
 # What a model raises for an image that it cannot take.
 _MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
-# So many images of a batch that fail one after the other speak for a fault of something else.
+# So many first images of a batch that all fail: perhaps it is not the images, a plain one tells.
 _SUSPICIOUS = 3
 # What the states, and the results made from them later, are computed with.
 _DISTRIBUTIONS = (
@@ -147,7 +147,7 @@ class Run:
         others = [sample for i, sample in enumerate(samples) if i not in refused]
         records = iter(self.through_model(others))
         return [
-            self._not_taken(sample, refused[i]) if i in refused else next(records)
+            self.not_taken(sample.index, refused[i]) if i in refused else next(records)
             for i, sample in enumerate(samples)
         ]
 
@@ -156,26 +156,40 @@ class Run:
 
         Some models do for unusual shapes: a single patch, forty times as wide as high.
         """
-        if _out_of_memory(error) or len(samples) == 1:
+        if _out_of_memory(error):
             raise error
         done, n_failed = [], 0
         for sample in samples:
             try:
                 done.extend(self._attempt([sample]))
             except _MODEL_ERRORS as alone:
+                if _out_of_memory(alone):
+                    raise
                 n_failed += 1
-                done.append(self._not_taken(sample, str(alone) or repr(alone)))
-                if n_failed == len(done) == _SUSPICIOUS:  # it is not the images
+                done.append(self.not_taken(sample.index, _said_of_one(alone)))
+                all_failed = n_failed == len(done) and len(done) in (_SUSPICIOUS, len(samples))
+                if all_failed and not self._takes_another_image(sample):
                     raise error from None
-        if n_failed == len(samples):
-            raise error
         return done
 
-    def _not_taken(self, sample, reason):
-        name = name_of(self.images[sample.index], sample.index)
-        return ImageReadError(
+    def _takes_another_image(self, sample):
+        """Whether the model takes a plain image with the prompt and text of `sample`."""
+        from PIL import Image
+
+        try:
+            self._attempt([replace(sample, image=Image.new("RGB", (64, 64), "grey"))])
+        except _MODEL_ERRORS:
+            return False
+        return True
+
+    def not_taken(self, index, reason):
+        """The ImageReadError of a sample that the model, or its processor, refuses."""
+        name = name_of(self.images[index], index)
+        error = ImageReadError(
             f"{name} cannot be taken by the model: {reason.rstrip('.')}.", ON_ERROR_ADVICE
         )
+        error.reason = reason
+        return error
 
     def _attempt(self, samples):
         """Records, or None where the device's memory does not suffice.
@@ -314,6 +328,12 @@ def progress_bar(total, done=0, *, verbose):
     return tqdm(total=total, initial=done, desc="images", unit="image")
 
 
+def _said_of_one(error):
+    """What a model or its processor says about the only image it was given."""
+    reasons = error.reasons if isinstance(error, ImagesRefusedError) else {}
+    return reasons.get(0) or str(error) or repr(error)
+
+
 def _out_of_memory(error):
     import torch
 
@@ -362,7 +382,14 @@ class _Batch:
                 if not isinstance(one, ImageReadError):
                     self.run.to_cache(sample.key, one)
         self.items, self.n_pixels = {}, 0
-        return [(i, one) for many, one in zip(indices, records, strict=True) for i in many]
+        rows = zip(samples, indices, records, strict=True)
+        return [(i, self._of(i, sample, one)) for sample, many, one in rows for i in many]
+
+    def _of(self, index, sample, outcome):
+        """The outcome of `sample` for the sample at `index`, which is equal: errors name theirs."""
+        if index == sample.index or not isinstance(outcome, ImageReadError):
+            return outcome
+        return self.run.not_taken(index, outcome.reason)
 
 
 def _open_cache(folder, run):

@@ -98,10 +98,17 @@ class Part:
             outcome = {key: self._judged(index, key, record) for key, record in outcome.items()}
         self._outcomes[index] = outcome
 
+    @property
+    def full(self):
+        """Whether all samples of the range have come in."""
+        return len(self._outcomes) == self.stop - self.start
+
     def _judged(self, index, key, record):
         reason = self.run.why_dropped(index, key[0], record)
-        # A copy: equal images of one batch share their records.
-        return (record if reason is None else replace(record, state=None)), reason
+        # A copy of the record: equal images of one batch share theirs. A copy of the state: it is a
+        # row of the states of the batch, and would keep all of them in memory.
+        state = record.state.copy() if reason is None else None
+        return replace(record, state=state), reason
 
     def tables(self):
         """Everything but the states."""
@@ -128,6 +135,13 @@ class Part:
             if not isinstance(outcome, ImageReadError) and outcome[key][1] is None
         ]
         return np.stack(kept) if kept else None
+
+
+def tables_of(results, request):
+    """What `tables` says of results that were read from a folder, as far as results know it."""
+    parts = [results[token, request.layers[0]] for token in request.tokens or (None,)]
+    tokens = [TokenTable(indices=one.indices.tolist(), dropped=one.dropped) for one in parts]
+    return Tables(parts[0].all_captions, parts[0].failed, tokens)
 
 
 def representations(run, tables, key, Z):

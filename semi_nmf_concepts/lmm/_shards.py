@@ -6,12 +6,13 @@ While a run is under way the folder holds::
     shards/000000.safetensors   samples 0 to 255: states of the kept ones, all else as JSON
     shards/000001.safetensors   ...
 
-A shard appears whole or not at all, and what is in it depends on the samples of the shard alone:
-batches never reach over its end. So a run that goes on computes exactly what the first one would
-have. At the end the shards are joined into one `TokenRepresentations` for each token and layer, the
-manifest says "complete", and the shards are removed.
+A shard appears whole or not at all, says what it belongs to, and what is in it depends on the
+samples of the shard alone: batches never reach over its end. So a run that goes on computes exactly
+what the first one would have. At the end the shards are joined into one `TokenRepresentations` for
+each token and layer, the manifest says "complete", and the shards are removed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,12 +30,15 @@ from ._handle import resolved_dtype
 from ._images import ON_ERROR_ADVICE, ImageReadError
 from ._representations import MANIFEST, TokenRepresentations
 from ._run import text_digest
+from ._samples import digest_of_items, digest_of_sizes
 from ._selection import Part, Tables, TokenTable, representations
 
 _FORMAT = 1
 # Samples of a shard, about: what a stopped run may have to do again, and what is in memory at once.
 _SHARD = 256
 _SHARDS = "shards"
+# What a process that was killed while it wrote leaves behind, see `write_atomically`.
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class ShardFolder:
@@ -54,9 +58,13 @@ class ShardFolder:
     def __init__(self, folder, run):
         self.folder, self.run = Path(folder).expanduser(), run
         self.n_samples = len(run.images)
+        self._owners = {}  # range -> what its shard belongs to
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"out={str(folder)!r} is a file; it must be a folder.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(folder, error) from error
         self._lock = filelock.FileLock(self.folder / ".lock", blocking=False)
 
     def __enter__(self):
@@ -66,8 +74,12 @@ class ShardFolder:
             raise ValueError(
                 f"out={str(self.folder)!r} is in use by another process that extracts into it."
             ) from error
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
         try:
+            self._sizes = digest_of_sizes(self.run.images, 0, self.n_samples)
             self.manifest = self._manifest()
+            self._remove_half_written()
         except BaseException:
             self._lock.release()
             raise
@@ -84,19 +96,32 @@ class ShardFolder:
         return self.manifest["status"] == "complete"
 
     def _manifest(self):
-        identity, path = _identity(self.run), self.folder / MANIFEST
+        identity, path = json.loads(json.dumps(_identity(self.run))), self.folder / MANIFEST
         if not path.exists():
             return self._begin(identity)
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            known, format_ = manifest["identity"], manifest["format"]
+            known, format_ = dict(manifest["identity"]), manifest["format"]
+            size, status = manifest["shard_size"], manifest["status"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is no manifest of an extraction; choose another folder."
             ) from error
-        if format_ != _FORMAT or known != json.loads(json.dumps(identity)):
-            raise ValueError(_conflict(self.folder, known, identity))
+        if format_ != _FORMAT or not isinstance(size, int) or size < 1:
+            raise ValueError(_conflict(self.folder, ["format"]))
+        if known != identity and status == "running" and self._is_without_shards():
+            # Nothing was done: a misspelt layer, say, which only the model could find.
+            shutil.rmtree(self.folder / _SHARDS, ignore_errors=True)
+            path.unlink()
+            return self._begin(identity)
+        if known != identity:
+            raise ValueError(_conflict(self.folder, _differences(known, identity)))
+        if status == "complete" and manifest.get("sizes") != self._sizes:
+            raise ValueError(_conflict(self.folder, ["X (sizes of files)"]))
         return manifest
+
+    def _is_without_shards(self):
+        return not any((self.folder / _SHARDS).glob("*.safetensors"))
 
     def _begin(self, identity):
         strangers = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
@@ -121,7 +146,16 @@ class ShardFolder:
         return manifest
 
     def _write_manifest(self, manifest):
+        self.manifest = manifest
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+        _to_disk(self.folder)
+
+    def _remove_half_written(self):
+        folders = {self.folder / name for name in ("", _SHARDS, *self._result_folders().values())}
+        for folder in folders:
+            for path in folder.glob(".*.tmp"):
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
 
     def _result_folders(self):
         """Key -> folder of the result, below that of the extraction; "" for a single one."""
@@ -132,7 +166,8 @@ class ShardFolder:
         for token, layer in keys:
             word = "" if token is None else re.sub(r"\W+", "_", token) + "-"
             name = word + "layer_" + re.sub(r"[^\w.-]+", "_", str(layer))
-            while name in names.values():  # tokens that differ in punctuation only
+            # Tokens that differ in punctuation only; some file systems do not tell case apart.
+            while name.casefold() in map(str.casefold, names.values()):
                 name += "_"
             names[token, layer] = name
         return names
@@ -157,18 +192,30 @@ class ShardFolder:
             content = self._read(*bounds)
             if content is None:
                 missing.append(bounds)
-            elif content[0].failed and on_error == "raise":
-                raise ImageReadError(next(iter(content[0].failed.values())), ON_ERROR_ADVICE)
+            elif content.failed and on_error == "raise":
+                raise ImageReadError(next(iter(content.failed.values())), ON_ERROR_ADVICE)
         return missing
 
     def _path(self, start):
         return self.folder / _SHARDS / f"{start // self.manifest['shard_size']:06d}.safetensors"
 
+    def _owner(self, start, stop):
+        """What a shard belongs to; of another one, or of files that have changed, nothing is used.
+
+        The sizes of files are those when they were first asked for in this call: a file that
+        changes while the run is under way is seen by the next one.
+        """
+        if (start, stop) not in self._owners:
+            sizes = digest_of_sizes(self.run.images, start, stop)
+            self._owners[start, stop] = [self.manifest["identity"], start, stop, sizes]
+        return self._owners[start, stop]
+
     def write(self, part):
         """Keep the shard of a part."""
         states = [part.states(key) for key in self.run.request.keys]
         arrays = {f"Z{i}": Z for i, Z in enumerate(states) if Z is not None}
-        texts = json.dumps(asdict(part.tables())).encode()
+        content = {"owner": self._owner(part.start, part.stop), **asdict(part.tables())}
+        texts = json.dumps(content).encode()
         digest = hashlib.sha256(texts)
         for Z in arrays.values():
             digest.update(np.ascontiguousarray(Z).data)
@@ -177,7 +224,7 @@ class ShardFolder:
         write_arrays(self._path(part.start), arrays)
 
     def _read(self, start, stop):
-        """(Tables, key -> states) of a shard, or None if it is not there or damaged."""
+        """Tables of a shard, or None if it is not there, damaged, or not of these samples."""
         try:
             arrays = map_arrays(self._path(start))
             texts = arrays.pop("texts").tobytes()
@@ -189,19 +236,30 @@ class ShardFolder:
             digest.update(Z.data)
         if digest.digest() != expected:
             return None
-        states = {key: arrays.get(f"Z{i}") for i, key in enumerate(self.run.request.keys)}
-        return _tables(json.loads(texts)), states
+        content = json.loads(texts)
+        return _tables(content) if content.get("owner") == self._owner(start, stop) else None
 
     def fill(self, ranges, *, on_error, progress):
         """Compute the shards of `ranges`."""
+        self._check_image_processor()
         parts = (Part(self.run, *bounds) for bounds in ranges)
         part = next(parts)
-        for index, outcome in self.run.records(ranges, on_error=on_error, progress=progress):
-            if index >= part.stop:
-                self.write(part)
-                part = next(parts)
-            part.add(index, outcome)
-        self.write(part)
+        records = self.run.records(ranges, on_error=on_error, progress=progress)
+        with contextlib.closing(records):  # an error here ends the threads that read, too
+            for index, outcome in records:
+                part.add(index, outcome)
+                if part.full:  # at once: the next sample may be one that ends the run
+                    self.write(part)
+                    part = next(parts, None)
+
+    def _check_image_processor(self):
+        """A model may have two, and one run must not mix their pixels."""
+        name = self.run.collector.loaded.image_processor_name
+        known = self.manifest.get("image_processor", name)
+        if known != name:
+            what = f"image processor ({known!r}, now {name!r}: is torchvision installed?)"
+            raise ValueError(_conflict(self.folder, [what]))
+        self._write_manifest({**self.manifest, "image_processor": name})
 
     # The results
 
@@ -209,7 +267,13 @@ class ShardFolder:
         """What is known of all samples besides the states, from the shards."""
         whole = Tables([], {}, [TokenTable() for _ in self.run.request.tokens or (None,)])
         for bounds in self.ranges():
-            whole.extend(self._read(*bounds)[0])
+            content = self._read(*bounds)
+            if content is None:
+                raise ValueError(
+                    f"{self._path(bounds[0])} was changed while the run was under way; call "
+                    "extract again, and it goes on."
+                )
+            whole.extend(content)
         return whole
 
     def finish(self, tables, width):
@@ -217,34 +281,35 @@ class ShardFolder:
         for key, name in self._result_folders().items():
             Z = self._blocks(key, tables, width)
             representations(self.run, tables, key, Z).save(self.folder / name)
-        self.manifest = {**self.manifest, "status": "complete"}
-        self._write_manifest(self.manifest)
-        self._remove_shards()
+            _to_disk(self.folder / name)
+        self._write_manifest({**self.manifest, "status": "complete", "sizes": self._sizes})
 
     def _blocks(self, key, tables, width):
         token = (self.run.request.tokens or (None,)).index(key[0])
-        n_kept = len(tables.tokens[token].indices)
+        n_kept, name = len(tables.tokens[token].indices), f"Z{self.run.request.keys.index(key)}"
 
         def make():
-            for bounds in self.ranges():
-                Z = self._read(*bounds)[1][key]
-                if Z is not None:
-                    yield Z
+            for start, _ in self.ranges():
+                # Checked by `tables`: the sum over all arrays, for each of many keys, takes long.
+                arrays = map_arrays(self._path(start))
+                if name in arrays:
+                    yield arrays[name]
 
         first = next(make(), None)
         n_features = width(key[1]) if first is None else first.shape[1]
         return Blocks((n_kept, n_features), np.dtype(np.float32), make)
 
-    def _remove_shards(self):
-        shutil.rmtree(self.folder / _SHARDS, ignore_errors=True)
-
     def results(self):
         """Key -> TokenRepresentations, mapped from the files."""
-        self._remove_shards()  # those of a run that was stopped between its last two steps
-        return {
-            key: TokenRepresentations.load(self.folder / name)
-            for key, name in self._result_folders().items()
-        }
+        results = {}
+        for key, name in self._result_folders().items():
+            results[key] = one = TokenRepresentations.load(self.folder / name)
+            first = next(iter(results.values()))
+            if one.all_captions == first.all_captions:  # the same texts in memory once
+                one.all_captions = first.all_captions
+        # Not before the results have been read; those of a run stopped at this point as well.
+        shutil.rmtree(self.folder / _SHARDS, ignore_errors=True)
+        return results
 
 
 def _tables(content):
@@ -269,47 +334,43 @@ def _identity(run):
         "prompt": request.prompt,
         "stop": request.stop,
         "max_new_tokens": request.max_new_tokens,
-        "X": _digest_of_items(run.images),
+        "X": digest_of_items(run.images),
         "captions": None if run.references is None else text_digest(run.references),
         "prompts": None if run.prompts is None else text_digest(run.prompts),
     }
 
 
-def _digest_of_items(images):
-    """What tells these images from others, as far as it can be told without reading them.
-
-    Of a file that is its path and size. Of a lazy sequence it is the length: its items may be
-    costly.
-    """
-    digest = hashlib.sha256(str(len(images)).encode())
-    if isinstance(images, (list, tuple)):
-        for item in images:
-            digest.update(f"{_sketch(item)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def _unusable(folder, error):
+    reason = f"cannot be used ({error.strerror or error}); choose a folder that can be written"
+    return OSError(error.errno, f"out {reason}", str(folder))
 
 
-def _sketch(item):
-    if isinstance(item, (str, os.PathLike)):
-        path = os.path.abspath(item)
-        try:
-            return path, os.stat(path).st_size
-        except OSError:
-            return path, None
-    size = getattr(item, "size", None)  # of PIL images and arrays
-    return type(item).__name__, len(item) if isinstance(item, bytes) else str(size)
+def _to_disk(folder):
+    """Return when the files in `folder` are on the disk: a power cut takes what is not yet."""
+    for path in (*folder.iterdir(), folder):
+        # Windows, and some network drives, do this for files only.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
-def _conflict(folder, known, asked):
-    asked = json.loads(json.dumps(asked))
-    different = [name for name in asked if known.get(name) != asked[name]]
-    told = [
-        f"{name} ({known.get(name)!r}, now {asked[name]!r})"
-        if name not in ("X", "captions", "prompts", "model")
-        else name
-        for name in different
+def _differences(known, asked):
+    """What differs, with both values where they are short."""
+    return [
+        name
+        if name in ("X", "captions", "prompts", "model")
+        else f"{name} ({known.get(name)!r}, now {asked[name]!r})"
+        for name in asked
+        if known.get(name) != asked[name]
     ]
+
+
+def _conflict(folder, different):
     return (
         f"out={str(folder)!r} holds another extraction: it differs in "
-        f"{', '.join(told) or 'format'}. Give the same arguments to go on with it, or another "
+        f"{', '.join(different) or 'format'}. Give the same arguments to go on with it, or another "
         "folder."
     )

@@ -29,6 +29,7 @@ from ._architecture import (
 )
 from ._decoding import end_ids, generate, greedy
 from ._handle import quiet_transformers
+from ._kv_cache import roomy_cache
 from ._prompt import (
     ImagesRefusedError,
     NotTogetherError,
@@ -103,14 +104,18 @@ class StateCollector:
         for rows in groups:
             parts = [None if x is None else [x[i] for i in rows] for x in (images, texts, prompts)]
             try:
-                done = self._records(*parts)
-            except NotTogetherError as error:
-                done = self._in_groups(error.groups, *parts)
+                done = self._one_group(*parts)
             except ImagesRefusedError as error:  # rows of the group are rows of the batch
                 raise error.renumbered(rows) from error.__cause__
             for i, record in zip(rows, done, strict=True):
                 records[i] = record
         return records
+
+    def _one_group(self, images, texts, prompts):
+        try:
+            return self._records(images, texts, prompts)
+        except NotTogetherError as error:
+            return self._in_groups(error.groups, images, texts, prompts)
 
     def _unpadded_groups(self, inputs, texts):
         """Rows that can go through the model together: all, if padding does no harm."""
@@ -271,9 +276,11 @@ class StateCollector:
             settings.output_hidden_states = all_positions and skips_positions(
                 self.loaded.model.config
             )
+            cache = roomy_cache(self.loaded.model, max_new_tokens)
             return generate(
                 self.loaded.model,
                 **inputs,
+                **({} if cache is None else {"past_key_values": cache}),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([trace] if trace else []),
                 stopping_criteria=StoppingCriteriaList([stopper] if stopper else []),

@@ -356,6 +356,9 @@ class _Comparison:
             for one, text in zip(self.expected, self.check.captions, strict=True)
             if one.word_position(self.tokenizer, word) is not None
         ]
+        if not pool:  # a word of the caller's, which the model writes about no image
+            self.check.fail(f"the model writes {word!r} about no image; choose another token")
+            return
         pool = pool[1:] + pool[:1]
         captions = _repeated(pool, len(self.images))
         results = []

@@ -98,6 +98,7 @@ def test_images_that_cannot_be_read(command, images, tmp_path, capsys):
     [
         ({"tokens": None}, "--tokens: words of interest are needed"),
         ({"position": "last"}, "does not depend on a word"),
+        ({"position": "forced"}, "needs captions to dictate: --captions or --karpathy"),
         ({"split": "val"}, "--split belongs to --karpathy"),
         ({"captions": "a.csv", "karpathy": "b.json"}, "not allowed with"),
         ({"position": "middle"}, "invalid choice"),

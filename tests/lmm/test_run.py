@@ -73,7 +73,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(make, images, word, scarc
     tried = scarce_memory(0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         make(token=word, batch_size=4).extract(images)
-    assert tried == [4, 1, 1, 1]
+    assert tried == [4, 1, 1, 1, 1]  # the last is a plain image, which fails, too
 
 
 def test_files_are_decoded_in_threads_and_ahead_of_the_model(
@@ -243,3 +243,96 @@ def test_images_on_which_the_model_fails(make, images, word, monkeypatch):
         reps = make(token=word, batch_size=6, on_error="skip").extract(X)
     assert list(reps.failed) == [0, 9]
     assert reps.all_captions.count(None) == 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_batch_of_nothing_but_odd_images(batch_size, make, images, word, monkeypatch):
+    """Such as the last one of a run, of a single image: a plain image tells whose fault it is."""
+    call = StateCollector.__call__
+
+    def collect(self, batch, *args):
+        if any(image.width == 1 for image in batch):
+            raise RuntimeError("cannot reshape tensor of 0 elements")
+        return call(self, batch, *args)
+
+    monkeypatch.setattr(StateCollector, "__call__", collect)
+    X = [*images[:4], *[image.resize((1, 1)) for image in images[4:8]], images[8].resize((1, 1))]
+    with pytest.raises(ValueError, match="image 4 cannot be taken by the model: cannot reshape"):
+        make(token=word, batch_size=batch_size).extract(X)
+    with pytest.warns(UserWarning, match="5 image"):
+        reps = make(token=word, batch_size=batch_size, on_error="skip").extract(X, on_empty="keep")
+    assert list(reps.failed) == [4, 5, 6, 7, 8]
+    assert "image 8 cannot" in reps.failed[8]
+
+
+def test_equal_images_that_fail_are_named_each(make, images, word, monkeypatch, tmp_path):
+    """They run once where there is a cache."""
+    call = StateCollector.__call__
+
+    def collect(self, batch, *args):
+        if any(image.width == 1 for image in batch):
+            raise RuntimeError("cannot reshape")
+        return call(self, batch, *args)
+
+    monkeypatch.setattr(StateCollector, "__call__", collect)
+    odd = images[0].resize((1, 1))
+    with pytest.warns(UserWarning, match="2 image"):
+        reps = make(position="last", on_error="skip", cache=tmp_path).extract([images[1], odd, odd])
+    assert {i: message[:8] for i, message in reps.failed.items()} == {1: "image 1 ", 2: "image 2 "}
+
+
+def test_lack_of_memory_for_one_image_is_not_put_down_to_it(make, images, word, monkeypatch):
+    def collect(self, batch, *args):
+        if len(batch) > 1:
+            raise RuntimeError("cannot reshape")
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(StateCollector, "__call__", collect)
+    with pytest.raises(torch.OutOfMemoryError):
+        make(token=word, batch_size=4, on_error="skip").extract(images)
+
+
+class _Opens:
+    """A lazy sequence that opens files by itself."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        with Image.open(self.files[index]) as image:
+            return image.copy()
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_lazy_sequence_with_an_unreadable_image(in_folder, make, files, word, tmp_path):
+    files[3].write_text("no image")
+    files[23].unlink()
+    out = {"out": tmp_path} if in_folder else {}
+    with pytest.raises(ValueError, match="image 3 cannot be read: cannot identify image file"):
+        make(token=word).extract(_Opens(files), **out)
+    skipping = make(token=word, on_error="skip")
+    with pytest.warns(UserWarning, match="2 image"):
+        reps = skipping.extract(_Opens(files), **out)
+    assert list(reps.failed) == [3, 23]
+    with pytest.warns(UserWarning, match="2 image"):
+        Z = skipping.transform(_Opens(files))
+    assert np.flatnonzero(np.isnan(Z).any(axis=1)).tolist() == [3, 23]
+
+
+def test_states_that_are_kept_hold_no_others_in_memory(make, images, word, monkeypatch):
+    from semi_nmf_concepts.lmm._selection import Part
+
+    parts, init = [], Part.__init__
+    monkeypatch.setattr(
+        Part, "__init__", lambda self, *args: parts.append(self) or init(self, *args)
+    )
+    make(token=word).extract(images)
+    records = [record for outcome in parts[0]._outcomes.values() for record, _ in outcome.values()]
+    kept = [record.state for record in records if record.state is not None]
+    assert 0 < len(kept) < len(images)
+    assert all(state.base is None for state in kept)

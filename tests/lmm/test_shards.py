@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -146,6 +147,39 @@ def test_a_stopped_run_goes_on(n, make, files, word, tmp_path, monkeypatch, n_ru
     assert n_run() - after == len(files) - 8 * n  # what was written is not computed again
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_goes_on_from_every_write(after, make, files, words, tmp_path, monkeypatch):
+    """It is stopped just before or after each file takes its name, one after the other."""
+    monkeypatch.setattr(_shards, "_SHARD", 4)
+    featurizer, files = make(token=None, batch_size=4), files[:8]
+    featurizer.extract(files, token=words[:2], out=tmp_path / "whole", on_empty="keep")
+    replace, written = os.replace, []
+
+    def stopped(source, target):
+        if len(written) == n and not after:
+            raise _StoppedError
+        replace(source, target)
+        written.append(target)
+        if len(written) == n + 1 and after:
+            raise _StoppedError
+
+    for n in range(9):  # two manifests, two shards, two results of two files, the last manifest
+        out = tmp_path / f"out-{n}"
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopped)
+            with pytest.raises(_StoppedError):
+                featurizer.extract(files, token=words[:2], out=out, on_empty="keep")
+        featurizer.extract(files, token=words[:2], out=out, on_empty="keep")
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def test_a_damaged_shard_is_computed_again(make, files, word, tmp_path, monkeypatch):
     featurizer = make(token=word, batch_size=4)
     whole = featurizer.extract(files, out=tmp_path / "whole")
@@ -229,6 +263,203 @@ def test_folders_that_are_not_of_an_extraction_are_left_alone(make, files, word,
         make(token=word).extract(files, out=tmp_path / "odd")
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        lambda images: [np.asarray(image) for image in images],
+        lambda images: np.stack([np.asarray(image.resize((40, 40))) for image in images]),
+        lambda images: _Lazy(images),
+    ],
+    ids=["PIL images", "arrays", "one array", "lazy"],
+)
+def test_other_images_of_the_same_sizes_are_other_samples(form, make, images, tmp_path):
+    featurizer = make(position="last")
+    featurizer.extract(form(images[:6]), out=tmp_path)
+    with pytest.raises(ValueError, match="another extraction: it differs in X"):
+        featurizer.extract(form(images[6:12]), out=tmp_path)
+    assert len(featurizer.extract(form(images[:6]), out=tmp_path)) == 6
+
+
+def test_sequences_that_know_their_content_are_told_apart_by_it(make, tmp_path):
+    from semi_nmf_concepts.datasets import load_scenes
+
+    featurizer = make(position="last")
+    scenes = load_scenes("test").images
+    featurizer.extract(scenes[:4], out=tmp_path)
+    with pytest.raises(ValueError, match="another extraction: it differs in X"):
+        featurizer.extract(scenes[4:8], out=tmp_path)
+
+
+class _Lazy:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def test_a_file_that_is_mended_costs_its_shard_only(make, files, images, word, tmp_path, n_run):
+    """The error about it says "replace it": what was done before stays of use."""
+    files[17].write_text("no image")
+    featurizer = make(token=word, batch_size=4)
+    with pytest.raises(ValueError, match="image 17"):
+        featurizer.extract(files, out=tmp_path)
+    n = n_run()
+    images[17].save(files[17])
+    mended = featurizer.extract(files, out=tmp_path)
+    assert n_run() - n == len(files) - 16
+    assert_same(mended, featurizer.extract(files))
+    images[17].resize((99, 50)).save(files[17])
+    with pytest.raises(ValueError, match=r"differs in X \(sizes of files\)"):
+        featurizer.extract(files, out=tmp_path)
+
+
+def test_files_that_change_meanwhile_are_run_again(make, files, images, word, tmp_path, n_run):
+    featurizer = make(token=word, batch_size=4, on_error="skip")
+    files[9].write_text("no image")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(_StoppedError):
+            featurizer.extract(files, out=tmp_path)
+    n = n_run()
+    images[9].save(files[9])
+    reps = featurizer.extract(files, out=tmp_path)
+    assert n_run() - n == len(files) - 8
+    assert reps.failed == {}
+
+
+def test_shards_of_another_run_or_range_are_not_used(make, files, words, tmp_path):
+    """Such as those of a folder that was put together by hand."""
+    others = make(token=words[1], batch_size=4)
+    mine = make(token=words[0], batch_size=4)
+    for featurizer, name in ((others, "others"), (mine, "mine")):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, 3)
+            with pytest.raises(_StoppedError):
+                featurizer.extract(files, out=tmp_path / name)
+    shards = tmp_path / "mine" / "shards"
+    (tmp_path / "others" / "shards" / "000000.safetensors").replace(shards / "000000.safetensors")
+    (shards / "000001.safetensors").replace(shards / "000002.safetensors")
+    assert_same(mine.extract(files, out=tmp_path / "mine"), mine.extract(files))
+
+
+@pytest.mark.parametrize("change", [{"shard_size": 0}, {"shard_size": "8"}, {"format": 7}])
+def test_a_manifest_of_another_make_is_refused(change, make, files, word, tmp_path):
+    make(token=word).extract(files, out=tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="another extraction: it differs in format"):
+        make(token=word).extract(files, out=tmp_path)
+
+
+def test_one_run_does_not_mix_two_image_processors(make, files, word, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(_StoppedError):
+            make(token=word, batch_size=4).extract(files, out=tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_processor": "Other"}))
+    with pytest.raises(ValueError, match="differs in image processor \\('Other', now"):
+        make(token=word).extract(files, out=tmp_path)
+
+
+def test_what_a_killed_process_had_half_written_is_removed(make, files, words, tmp_path):
+    featurizer = make(token=None, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(_StoppedError):
+            featurizer.extract(files, token=words[:2], out=tmp_path)
+    half = f".{'0a' * 16}.tmp"
+    for folder in (tmp_path, tmp_path / f"{words[0]}-layer_-1"):
+        folder.mkdir(exist_ok=True)
+        (folder / half).write_bytes(b"half")
+    (tmp_path / ".own.tmp").write_text("somebody's")
+    featurizer.extract(files, token=words[:2], out=tmp_path)
+    assert not list(tmp_path.rglob(half))
+    assert (tmp_path / ".own.tmp").exists()
+
+
+def test_shards_go_only_when_the_results_have_been_read(make, files, word, tmp_path):
+    from semi_nmf_concepts.lmm import _representations
+
+    write = _representations.write_arrays
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _representations,
+            "write_arrays",
+            lambda path, arrays: (write(path, arrays), path.write_bytes(b""))[0],
+        )
+        with pytest.raises(ValueError, match="damaged"):
+            make(token=word).extract(files, out=tmp_path)
+    assert len(list((tmp_path / "shards").iterdir())) > 0
+
+
+def test_names_that_differ_in_case_have_folders_of_their_own(make, files, word, tmp_path):
+    asked = [word, word.upper()]
+    found = make(token=None).extract(files[:8], token=asked, out=tmp_path, on_empty="keep")
+    entries = json.loads((tmp_path / "manifest.json").read_text())["results"]
+    assert len({entry["folder"].casefold() for entry in entries}) == 2
+    np.testing.assert_array_equal(found[asked[0]].Z, found[asked[1]].Z)
+    assert found[asked[0]].all_captions is found[asked[1]].all_captions
+
+
+def test_shards_are_checked_a_fixed_number_of_times(make, files, words, tmp_path, monkeypatch):
+    """However many tokens and layers there are to join."""
+    read, counts = _shards.ShardFolder._read, {}
+
+    for n_layers in (1, 3):
+        done = []
+        monkeypatch.setattr(
+            _shards.ShardFolder, "_read", lambda *a, done=done: done.append(1) or read(*a)
+        )
+        layers = [0, 1, 2][:n_layers]
+        make(token=None).extract(files, token=words[:2], layer=layers, out=tmp_path / str(n_layers))
+        counts[n_layers] = len(done)
+    assert counts[1] == counts[3]
+
+
+def test_a_folder_that_cannot_be_made_is_named(make, files, word, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be used .*choose a folder.*file/out"):
+        make(token=word).extract(files, out=tmp_path / "file" / "out")
+
+
+def test_a_result_that_is_gone_is_said_to_be(make, files, word, tmp_path):
+    make(token=word).extract(files, out=tmp_path)
+    (tmp_path / "representations.json").unlink()
+    with pytest.raises(ValueError, match="holds no saved token representations"):
+        TokenRepresentations.load(tmp_path)
+
+
+def test_the_home_folder(make, files, word, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    reps = make(token=word).extract(files, out="~/states")
+    assert_same(TokenRepresentations.load("~/states"), reps)
+    reps.save("~/copy")
+    assert (tmp_path / "copy" / "representations.json").exists()
+
+
+def test_an_error_of_the_folder_ends_the_threads(make, files, word, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 1)
+    with pytest.raises(_StoppedError) as kept:  # with the traceback, and so all frames, alive
+        make(token=word, batch_size=2).extract(files, out=tmp_path)
+    assert kept.tb is not None
+    assert not [t for t in threading.enumerate() if t.name.startswith("images")]
+
+
+def test_a_call_that_did_nothing_claims_no_folder(make, files, word, tmp_path):
+    with pytest.raises(ValueError, match="layer='layers.7' is no module"):
+        make(token=word, layer="layers.7").extract(files, out=tmp_path)
+    with pytest.raises(ValueError, match="image 0 "):
+        make(token=word).extract([files[0].with_name("absent.png")], out=tmp_path)
+    assert_same(make(token=word).extract(files, out=tmp_path), make(token=word).extract(files))
+
+
 def test_two_processes_do_not_share_a_folder(make, files, word, tmp_path):
     import filelock
 
@@ -282,6 +513,24 @@ def test_a_token_without_samples(make, files, word, tmp_path, n_run):
     assert n_run() == n
     assert both["zebra"].Z.shape == (0, 32)
     assert len(both[word])
+
+
+def test_a_finished_run_is_judged_by_the_call_that_asks_for_it(make, files, word, tmp_path):
+    """What an earlier call left out, or allowed, is an error for one that does not allow it."""
+    files[5].write_text("no image")
+    skipping = make(token=None, forms="exact", on_error="skip")
+    asked = {"token": [word, "zebra"], "out": tmp_path}
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 image"):
+            skipping.extract(files, **asked, on_empty="keep")
+    with (
+        pytest.warns(UserWarning, match="1 image"),
+        pytest.raises(NoSampleKeptError, match="'zebra' occurs in none of the 25 gen") as empty,
+    ):
+        skipping.extract(files, **asked)
+    assert empty.value.dropped["unreadable"] == [5]
+    with pytest.raises(ValueError, match="image 5 .*05.png"):
+        make(token=None, forms="exact").extract(files, **asked, on_empty="keep")
 
 
 def test_own_prompts(make, files, word, tmp_path):
