@@ -169,13 +169,20 @@ class SlowModel:
         while len(ids) < max_new_tokens:
             with torch.inference_mode():
                 output = self.model(**self._extended(inputs, ids), use_cache=False)
-            two = output.logits[0, -1].float().topk(2)
+            two = self._possible(output.logits[0, -1:])[0].topk(2)
             margin = min(margin, float(two.values[0] - two.values[1]))
             best = int(two.indices[0])
             if best in self._end_ids():
                 break
             ids.append(best)
         return self.run(inputs, ids, margin)
+
+    def _possible(self, logits):
+        """Logits of the tokens that the model may write, others minus infinity."""
+        logits = logits.detach().float().clone()
+        if self.model.config.model_type == "depalm":  # its placeholder for the image
+            logits[:, self.model.generation_config.suppress_tokens or []] = -torch.inf
+        return logits
 
     def run(self, inputs, ids, margin=np.nan):
         """SlowResult of a given caption."""
@@ -186,7 +193,7 @@ class SlowModel:
             caption=_decode(self.loaded.tokenizer, ids).strip(),
             states=states,
             n_prompt=n_prompt,
-            logits=_to_numpy(output.logits[0, n_prompt - 1 :]),
+            logits=_to_numpy(self._possible(output.logits[0, n_prompt - 1 :])),
             own_error=self._own_error(output, states),
             margin=margin,
         )
