@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,6 @@ SHAPES = {
 }
 VOCABULARY = 32_000
 WORD = "dog"
-# Random weights write every word as often as any other: so that the word of interest stands in
-# most captions, as it does about images that are worth asking, all words in "d" count as it.
-INITIAL = "d"
 
 
 def random_llava(folder, shape, *, dtype="float32", device="cpu"):
@@ -80,18 +78,13 @@ def random_llava(folder, shape, *, dtype="float32", device="cpu"):
     return folder
 
 
-def words():
-    """The words that are tokens."""
-    from wordfreq import top_n_list
-
-    return [word for word in top_n_list("en", 2 * VOCABULARY) if word.isalpha()][: VOCABULARY - 4]
-
-
 def _word_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+    from wordfreq import top_n_list
 
-    entries = ["[PAD]", "[UNK]", "[EOS]", "<image>", *words()]
+    words = [word for word in top_n_list("en", 2 * VOCABULARY) if word.isalpha()]
+    entries = ["[PAD]", "[UNK]", "[EOS]", "<image>", *words[: VOCABULARY - 4]]
     backend = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(entries)}, unk_token="[UNK]")
     )
@@ -166,6 +159,20 @@ class PublishedProcedure:
         finally:
             hook.remove()
         return states
+
+
+def common_words(captions, share=0.75):
+    """Words of which at least `share` of the captions have one, the most frequent first.
+
+    Random weights have no favourite word: so that the word of interest stands in most captions, as
+    it does about images that are worth asking, several words count as it.
+    """
+    chosen, left = [], [set(text.split()) for text in captions]
+    while len(left) > (1 - share) * len(captions):
+        counts = Counter(word for words in left for word in words if word.isalpha())
+        chosen.append(max(counts, key=lambda word: (counts[word], word)))
+        left = [words for words in left if chosen[-1] not in words]
+    return chosen
 
 
 def photographs(folder, n, *, seed=0):

@@ -1,5 +1,6 @@
 """``extract``: the states behind words, of any number of images, into a folder."""
 
+import sys
 from pathlib import Path
 
 from ._options import add_model_options, add_run_options, build_featurizer, layer, listed
@@ -58,7 +59,7 @@ def add_extract(commands):
         run=run_extract,
         check=check_usage,
         fatal_warning=None,
-        after_interrupt="; the same command goes on from here",
+        after_interrupt="; the same command goes on after the last part that is stored",
     )
 
 
@@ -82,17 +83,20 @@ def run_extract(args):
         data = _read(args)
     with clock("imports"):
         featurizer = build_featurizer(args, position=args.position, stop=args.stop)
-    with clock("states"):
-        results = featurizer.extract(
-            data.images,
-            data.captions,
-            token=args.tokens or [None],
-            layer=args.layers,
-            out=args.out,
-            on_empty="keep",
-        )
+    asked = {
+        "token": args.tokens or [None],
+        "layer": args.layers,
+        "out": args.out,
+    }
+    with clock("model, captions, states"):
+        results = featurizer.extract(data.images, data.captions, on_empty="keep", **asked)
+        if not any(len(reps) for reps in results.values()):
+            # Nothing is computed again: this says which words do occur.
+            featurizer.extract(data.images, data.captions, **asked)
     for reps in results.values():
         print(reps.summary())
+    for token in dict.fromkeys(reps.token for reps in results.values() if not len(reps)):
+        print(f"warning: no sample is kept for token {token!r}", file=sys.stderr)
     print(f"\nTime: {clock}\nStates: {args.out}")
 
 

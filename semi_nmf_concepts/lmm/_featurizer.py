@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from .._messages import some
-from ._handle import ModelHandle, load_model
+from ._handle import load_model
 from ._images import ON_ERROR_ADVICE, ImageReadError, sample_prompts, split_samples
 from ._representations import NoSampleKeptError
 from ._run import Run, progress_bar, warn_of_failed
@@ -121,7 +121,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "model": [str, HasMethods("__fspath__"), ModelHandle],
+        "model": "no_validation",  # load_model knows better, as for the next two
         "token": [str, None],
         "forms": [StrOptions({"plural", "exact"}), list, tuple],
         "layer": [Integral, str],
@@ -131,7 +131,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         "stop": [StrOptions({"caption", "token"})],
         "max_new_tokens": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "device": "no_validation",  # load_model and torch know better
+        "device": "no_validation",
         "dtype": "no_validation",
         "image_column": [str],
         "caption_column": [str],

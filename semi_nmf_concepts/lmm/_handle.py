@@ -71,6 +71,11 @@ def load_model(
             "trust_remote_code": trust_remote_code or model.trust_remote_code,
         }
         return _checked(dataclasses.replace(model, **given))
+    if isinstance(model, LoadedModel):
+        raise TypeError(
+            "model must be 'bundled', a folder, a hub id or a ModelHandle. A LoadedModel, such as "
+            "make_depalm gives, is used by its folder: model.save(folder), then model=folder."
+        )
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         raise TypeError(
             "model must be 'bundled', a folder, a hub id or a ModelHandle, got "
@@ -246,7 +251,7 @@ class ModelHandle:
         return _shared[key]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LoadedModel:
     """A model in memory with everything that belongs to it.
 
@@ -299,6 +304,9 @@ class LoadedModel:
         from ._saving import save_model
 
         save_model(self.model, self.processor, folder)
+
+    def __repr__(self):
+        return f"LoadedModel({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 
     def __reduce__(self):
         raise TypeError("a LoadedModel cannot be pickled; pickle its ModelHandle instead.")

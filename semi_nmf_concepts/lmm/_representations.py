@@ -210,7 +210,8 @@ class TokenRepresentations:
             raise ValueError(_nothing_saved(folder, error)) from error
         if damaged:
             raise ValueError(
-                f"the token representations in {str(folder)!r} are damaged or half saved."
+                f"the token representations in {str(folder)!r} are damaged or half saved; "
+                "make them again, in a new folder or after removing these files."
             )
         arrays = map_arrays(path)
         small = {name: np.array(arrays[name]) for name in _ARRAYS if name != "Z"}

@@ -202,6 +202,12 @@ def nothing_kept(tables, tokens, position):
             "images; forms= (--forms) adds words that count as the token, and without captions "
             "nothing is asked of them."
         )
+    n_empty = sum(text == "" for text in tables.captions)
+    if n_empty == n - counts["unreadable"] and not forced:
+        return (
+            f"the model ends its caption at once about all {n_empty} images: there is no word at "
+            "all. Another prompt (--prompt) may help."
+        )
     words = content_words(tables.captions)
     listed = ", ".join(f"{word} ({count})" for word, count in words)
     return (

@@ -3,7 +3,7 @@
 While a run is under way the folder holds::
 
     manifest.json               what is asked, of which samples; status "running"
-    shards/000000.safetensors   samples 0 to 255: states of the kept ones, all else as JSON
+    shards/000000.safetensors   samples 0 to 63: states of the kept ones, all else as JSON
     shards/000001.safetensors   ...
 
 A shard appears whole or not at all, says what it belongs to, and what is in it depends on the
@@ -35,7 +35,7 @@ from ._selection import Part, Tables, TokenTable, representations
 
 _FORMAT = 1
 # Samples of a shard, about: what a stopped run may have to do again, and what is in memory at once.
-_SHARD = 256
+_SHARD = 64
 _SHARDS = "shards"
 # What a process that was killed while it wrote leaves behind, see `write_atomically`.
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.tmp")
@@ -115,9 +115,13 @@ class ShardFolder:
             path.unlink()
             return self._begin(identity)
         if known != identity:
-            raise ValueError(_conflict(self.folder, _differences(known, identity)))
+            n = manifest.get("n_samples")
+            number = (
+                [] if n == self.n_samples else [f"number of images ({n}, now {self.n_samples})"]
+            )
+            raise ValueError(_conflict(self.folder, number or _differences(known, identity)))
         if status == "complete" and manifest.get("sizes") != self._sizes:
-            raise ValueError(_conflict(self.folder, ["X (sizes of files)"]))
+            raise ValueError(_conflict(self.folder, ["images (the sizes of files)"]))
         return manifest
 
     def _is_without_shards(self):
@@ -357,12 +361,19 @@ def _to_disk(folder):
                 os.close(descriptor)
 
 
+# What digests stand for.
+_DIGESTED = {
+    "model": "model (its content)",
+    "X": "images (their paths, or the content of those in memory)",
+    "captions": "captions",
+    "prompts": "prompts",
+}
+
+
 def _differences(known, asked):
     """What differs, with both values where they are short."""
     return [
-        name
-        if name in ("X", "captions", "prompts", "model")
-        else f"{name} ({known.get(name)!r}, now {asked[name]!r})"
+        _DIGESTED.get(name, f"{name} ({known.get(name)!r}, now {asked[name]!r})")
         for name in asked
         if known.get(name) != asked[name]
     ]

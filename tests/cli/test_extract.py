@@ -114,3 +114,14 @@ def test_wrong_commands(changes, message, command, capsys):
 def test_another_run_in_the_folder(command, capsys):
     assert cli.main([*command(), "--quiet"]) == 0
     assert "holds another extraction: it differs in token" in fails(command(tokens="red"), capsys)
+
+
+def test_words_that_never_occur(command, capsys):
+    said = fails(command(tokens="zebra,walrus"), capsys)
+    assert "'zebra', 'walrus' occurs in none of the 12 generated captions" in said
+    assert "blue (" in said
+
+
+def test_one_of_several_words_does_not_occur(command, capsys):
+    assert cli.main([*command(tokens="blue,zebra"), "--quiet"]) == 0
+    assert "warning: no sample is kept for token 'zebra'" in capsys.readouterr().err

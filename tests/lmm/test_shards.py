@@ -241,8 +241,8 @@ def test_another_request_or_other_samples_are_refused(make, files, words, tmp_pa
         (make(token=words[1]), files, "token"),
         (make(token=words[0], layer=1), files, "layer"),
         (make(token=words[0], max_new_tokens=5), files, r"max_new_tokens \(14, now 5\)"),
-        (make(token=words[0]), files[:-1], "X"),
-        (make(token=words[0]), files[::-1], "X"),
+        (make(token=words[0]), files[:-1], r"number of images \(26, now 25\)"),
+        (make(token=words[0]), files[::-1], "images"),
     ):
         with pytest.raises(ValueError, match=f"another extraction: it differs in.*{what}"):
             featurizer.extract(X, out=tmp_path)
@@ -276,7 +276,7 @@ def test_folders_that_are_not_of_an_extraction_are_left_alone(make, files, word,
 def test_other_images_of_the_same_sizes_are_other_samples(form, make, images, tmp_path):
     featurizer = make(position="last")
     featurizer.extract(form(images[:6]), out=tmp_path)
-    with pytest.raises(ValueError, match="another extraction: it differs in X"):
+    with pytest.raises(ValueError, match="another extraction: it differs in images"):
         featurizer.extract(form(images[6:12]), out=tmp_path)
     assert len(featurizer.extract(form(images[:6]), out=tmp_path)) == 6
 
@@ -287,7 +287,7 @@ def test_sequences_that_know_their_content_are_told_apart_by_it(make, tmp_path):
     featurizer = make(position="last")
     scenes = load_scenes("test").images
     featurizer.extract(scenes[:4], out=tmp_path)
-    with pytest.raises(ValueError, match="another extraction: it differs in X"):
+    with pytest.raises(ValueError, match="another extraction: it differs in images"):
         featurizer.extract(scenes[4:8], out=tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_a_file_that_is_mended_costs_its_shard_only(make, files, images, word, t
     assert n_run() - n == len(files) - 16
     assert_same(mended, featurizer.extract(files))
     images[17].resize((99, 50)).save(files[17])
-    with pytest.raises(ValueError, match=r"differs in X \(sizes of files\)"):
+    with pytest.raises(ValueError, match=r"differs in images \(the sizes of files\)"):
         featurizer.extract(files, out=tmp_path)
 
 
