@@ -507,9 +507,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 
 
 def documented_example():
-    (code,) = re.findall(
-        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    decomposers = PAGE.read_text(encoding="utf-8").partition("# Testing a model")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", decomposers, re.MULTILINE | re.DOTALL)
     return code
 
 
