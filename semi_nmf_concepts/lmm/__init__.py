@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "DePALMForConditionalGeneration": "depalm._modeling",
         "DePALMProcessor": "depalm._processing",
         "LMMTokenFeaturizer": "_featurizer",
-        "LoadedModel": "_handle",
+        "LoadedModel": "_loading",
         "ModelHandle": "_handle",
         "NoSampleKeptError": "_representations",
         "TokenRepresentations": "_representations",

@@ -444,7 +444,7 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         if tables.failed and on_error == "raise":
             raise ImageReadError(tables.failed[min(tables.failed)], ON_ERROR_ADVICE)
         warn_of_failed(tables.failed)
-        names = dict(enumerate(run.request.tokens or (None,)))
+        names = dict(enumerate(run.request.asked_tokens))
         empty = {i: name for i, name in names.items() if not tables.tokens[i].indices}
         if empty and on_empty == "raise":
             first = tables.tokens[next(iter(empty))]

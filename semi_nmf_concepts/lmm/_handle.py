@@ -3,25 +3,19 @@
 import dataclasses
 import os
 import threading
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from .._models import no_connection, torch_device
-from .._quiet import quiet_transformers
-from ._fingerprint import folder_fingerprint
-from ._model_files import PROCESSOR_FILES, processor_fault, weights_fault
+from ._loading import LoadedModel, fingerprint_of, load, load_config, loads
+from ._location import BUNDLED, checked, folder_of, is_bundled, local_folder
 
-BUNDLED = "bundled"
 # What a model is asked when the caller says nothing; the bundled model needs no question.
 DEFAULT_PROMPT = "Describe this image in one short sentence."
 _DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
 
 _lock = threading.RLock()
 _shared = {}  # (handle, what) -> configuration, fingerprint or LoadedModel
-_loads = Counter()  # handle -> how often its weights were read
 
 
 def load_model(
@@ -70,7 +64,7 @@ def load_model(
             "device": model.device if device == "auto" else str(device),
             "trust_remote_code": trust_remote_code or model.trust_remote_code,
         }
-        return _checked(dataclasses.replace(model, **given))
+        return checked(dataclasses.replace(model, **given))
     if isinstance(model, LoadedModel):
         raise TypeError(
             "model must be 'bundled', a folder, a hub id or a ModelHandle. A LoadedModel, such as "
@@ -88,18 +82,7 @@ def load_model(
         device=str(device),
         trust_remote_code=bool(trust_remote_code),
     )
-    return _checked(handle)
-
-
-def _checked(handle):
-    """`handle`, if its revision can mean something."""
-    if handle.revision is not None and (handle.model == BUNDLED or _folder(handle) is not None):
-        kind = "the bundled model" if handle.model == BUNDLED else "a folder"
-        raise ValueError(
-            f"revision={handle.revision!r} belongs to ids of the Hugging Face hub, but "
-            f"model={handle.model!r} is {kind}: leave revision out."
-        )
-    return handle
+    return checked(handle)
 
 
 def _dtype_name(dtype):
@@ -111,7 +94,7 @@ def _dtype_name(dtype):
 
 def load_count(handle=None):
     """How often weights were read in this process, of `handle` or of all models."""
-    return _loads[handle] if handle is not None else sum(_loads.values())
+    return loads[handle] if handle is not None else sum(loads.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +129,7 @@ class ModelHandle:
     @property
     def loaded(self):
         """The loaded model (:class:`LoadedModel`), read at the first access."""
-        return self._once("weights", _load)
+        return self._once("weights", load)
 
     @property
     def is_loaded(self):
@@ -156,7 +139,7 @@ class ModelHandle:
     @property
     def config(self):
         """The model's transformers configuration, read without the weights."""
-        return self._once("config", _load_config)
+        return self._once("config", load_config)
 
     @property
     def fingerprint(self):
@@ -165,14 +148,14 @@ class ModelHandle:
         The same for a hub id and for a folder with a copy of it. The first access reads the whole
         checkpoint; for a hub id it also loads the model, which downloads what is not here yet.
         """
-        return self._once("fingerprint", _fingerprint)
+        return self._once("fingerprint", fingerprint_of)
 
     @property
     def commit(self):
         """str or None: the commit that a hub id stands for on this machine; None for folders."""
-        if _folder(self) is not None:
+        if folder_of(self) is not None:
             return None
-        folder = _local_folder(self)
+        folder = local_folder(self)
         return folder.name if folder.parent.name == "snapshots" else None
 
     @property
@@ -195,7 +178,7 @@ class ModelHandle:
 
         Nothing for the bundled model and for a DePALM, which caption an image unasked.
         """
-        unasked = _is_bundled(self) or self.config.model_type == "depalm"
+        unasked = is_bundled(self) or self.config.model_type == "depalm"
         return "" if unasked else DEFAULT_PROMPT
 
     def unembedding(self):
@@ -249,361 +232,6 @@ class ModelHandle:
                 if key not in _shared:
                     _shared[key] = make(self)
         return _shared[key]
-
-
-@dataclass(eq=False, repr=False)
-class LoadedModel:
-    """A model in memory with everything that belongs to it.
-
-    Attributes
-    ----------
-    model : transformers.PreTrainedModel
-        In evaluation mode, without gradients.
-    processor : transformers.ProcessorMixin
-    tokenizer : transformers.PreTrainedTokenizerBase
-        Pads on the left.
-    device : torch.device
-    dtype : torch.dtype
-    image_token_id : int or None
-        The token that stands for the image in the prompt.
-    """
-
-    model: object
-    processor: object
-    tokenizer: object
-    device: object
-    dtype: object
-    image_token_id: int | None
-    name: str = field(default="")
-
-    @property
-    def image_processor_name(self):
-        """str: class of the image processor, of which transformers may have two for one model.
-
-        Their pixels differ a little: one computes with Pillow, one with torchvision where it is
-        installed.
-        """
-        return type(self.processor.image_processor).__name__
-
-    def save(self, folder):
-        """Write model and processor to a folder, from which everything here uses them.
-
-        Parameters
-        ----------
-        folder : path-like
-            Made if it does not exist. Weights are stored in safetensors files of at most 5 GB, in
-            the precision that they have in memory.
-
-        Raises
-        ------
-        ValueError
-            If `folder` is a file.
-        OSError
-            If it cannot be written.
-        """
-        from ._saving import save_model
-
-        save_model(self.model, self.processor, folder)
-
-    def __repr__(self):
-        return f"LoadedModel({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
-
-    def __reduce__(self):
-        raise TypeError("a LoadedModel cannot be pickled; pickle its ModelHandle instead.")
-
-
-def _load(handle):
-    """Read weights and processor of `handle`."""
-    location = _location(handle)
-    config = handle.config
-    with quiet_transformers():
-        from transformers import AutoModelForImageTextToText
-
-        from .depalm._register import register_classes
-
-        register_classes()
-        _require_image_text(handle, config)
-        device = torch_device(handle.device)
-        processor = _load_processor(handle, location)
-    model = read_weights(handle, AutoModelForImageTextToText, _torch_dtype(handle, device))
-    from ._architecture import complete_processor, find_image_token_id
-
-    model = model.to(device).eval().requires_grad_(False)
-    _loads[handle] += 1
-    return LoadedModel(
-        model=model,
-        processor=complete_processor(processor, config),
-        tokenizer=processor.tokenizer,
-        device=device,
-        dtype=model.dtype,
-        image_token_id=find_image_token_id(processor, config),
-        name=handle.model,
-    )
-
-
-def read_weights(handle, auto_class, dtype, *, optional=(), **options):
-    """The model of `handle` as `auto_class` reads it, on the CPU.
-
-    Parameters
-    ----------
-    handle : ModelHandle
-    auto_class : class of transformers with `from_pretrained`
-    dtype : torch.dtype or "auto"
-    optional : tuple of str, default=()
-        Beginnings of the names of weights that the checkpoint may lack.
-    **options
-        For `from_pretrained`.
-    """
-    location = _location(handle)
-    with quiet_transformers():
-        try:
-            model, info = auto_class.from_pretrained(
-                location,
-                dtype=dtype,
-                output_loading_info=True,
-                **_hub_options(handle),
-                **options,
-            )
-        except Exception as error:  # safetensors, pickle, zip and torch raise what they like
-            raise _loading_error(handle, error, "weights", weights_fault) from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(optional))
-    if missing:
-        raise ValueError(
-            f"the checkpoint of model {handle.model!r} lacks {len(missing)} weights "
-            f"(such as {', '.join(missing[:3])}): it is incomplete or of another architecture."
-        )
-    return model
-
-
-def _load_config(handle):
-    location = _location(handle)
-    with quiet_transformers():
-        from transformers import AutoConfig
-
-        from .depalm._register import register_config
-
-        register_config()
-        try:
-            return AutoConfig.from_pretrained(location, **_hub_options(handle))
-        except (OSError, ValueError, KeyError) as error:
-            raise _config_error(handle, error) from error
-
-
-def _config_error(handle, error):
-    if "trust_remote_code" in str(error) and not handle.trust_remote_code:
-        return _untrusted(handle)
-    if _folder(handle) is not None:
-        return ValueError(
-            f"model={handle.model!r}: its config.json is not one that transformers can use: {error}"
-        )
-    if no_connection(error):
-        return _unreachable(handle)
-    return ValueError(
-        f"model={handle.model!r} is neither a folder with a model nor a usable id of the Hugging "
-        f"Face hub: {error}"
-    )
-
-
-def _untrusted(handle):
-    return ValueError(
-        f"model={handle.model!r} needs Python code that comes with it. trust_remote_code=True "
-        "(--trust-remote-code) lets that code run: only for models whose authors you trust."
-    )
-
-
-def _unreachable(handle):
-    return OSError(
-        f"model={handle.model!r} is not (or not completely) on this machine and the Hugging Face "
-        "hub cannot be reached (no network, or HF_HUB_OFFLINE is set). Download it first where "
-        f"there is a network (`hf download {handle.model}`), or pass the folder of a local copy; "
-        "model='bundled' needs no network."
-    )
-
-
-def _loading_error(handle, error, part, find_fault):
-    """What to raise when reading `part` of a model failed with `error`."""
-    import torch
-
-    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)):
-        return error
-    if no_connection(error):
-        return _unreachable(handle)
-    if "trust_remote_code" in str(error) and not handle.trust_remote_code:
-        return _untrusted(handle)
-    fault = find_fault(_local_folder(handle))
-    if fault is not None:
-        path, what, remedy = fault
-        if _folder(handle) is None:
-            remedy = (
-                f"Download it again: `hf download {handle.model} {path.name} --force-download`"
-                if path.is_file()
-                else f"Complete the download (`hf download {handle.model}`) or use a whole copy"
-            )
-        return ValueError(f"model={handle.model!r} cannot be loaded: {path} {what}. {remedy}.")
-    if "mismatched_sizes" in str(error):
-        reason = "their shapes are not those that its config.json describes"
-    else:  # without what transformers says about names of hub repositories
-        reason = str(error).split("If you were trying")[0].strip() or repr(error)
-    return ValueError(f"model={handle.model!r} cannot be loaded, because of its {part}: {reason}")
-
-
-def _load_processor(handle, location):
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(location, **_hub_options(handle))
-    except Exception as error:
-        if _wants_torchvision(error) and processor_fault(_local_folder(handle)) is None:
-            raise ImportError(
-                f"the processor of model {handle.model!r} needs torchvision, in the build that "
-                "matches the installed torch (see pytorch.org/get-started)."
-            ) from error
-        raise _loading_error(handle, error, "processor", processor_fault) from error
-    if not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
-        raise ValueError(
-            f"model {handle.model!r} comes without an image processor "
-            f"(its processor is a {type(processor).__name__})."
-        )
-    return processor
-
-
-def _wants_torchvision(error):
-    """Whether a processor could not be made because torchvision is absent (or not usable).
-
-    transformers says so by name, or it misses a video processor, which do not exist without
-    torchvision, sometimes with a bare AttributeError.
-    """
-    from transformers.utils import is_torchvision_available
-
-    absent = not is_torchvision_available()
-    while error is not None:
-        text = str(error).lower().replace("_", " ")
-        no_video = "video processor" in text or (
-            isinstance(error, AttributeError) and "nonetype" in text
-        )
-        if "torchvision" in text or (absent and no_video):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _require_image_text(handle, config):
-    from transformers import AutoModelForImageTextToText
-
-    from ._architecture import unreadable_because
-
-    known = AutoModelForImageTextToText._model_mapping
-    remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in known and not (remote and handle.trust_remote_code):
-        raise ValueError(
-            f"model {handle.model!r} is of type {config.model_type!r}, which takes no images "
-            "together with text. Use a vision-language model such as LLaVA (any that "
-            "AutoModelForImageTextToText loads)."
-        )
-    reason = unreadable_because(config)
-    if reason is not None:
-        raise ValueError(
-            f"model {handle.model!r} is of type {config.model_type!r} and cannot be used here: "
-            f"{reason}."
-        )
-
-
-def _location(handle):
-    """Folder or hub id from which transformers loads."""
-    folder = _folder(_checked(handle))
-    if folder is None:
-        return handle.model
-    if not folder.is_dir():
-        raise ValueError(f"model={handle.model!r}: there is no such folder.")
-    if not (folder / "config.json").is_file():
-        found = sorted(path.name for path in folder.iterdir())[:5]
-        raise ValueError(
-            f"model={handle.model!r} is a folder without a config.json, so it is no model in the "
-            f"Hugging Face format; it holds {found or 'nothing'}."
-        )
-    return str(folder)
-
-
-def _folder(handle):
-    """The folder that `handle` means, or None if it is a hub id."""
-    if handle.model == BUNDLED:
-        from ..datasets import bundled_model_path
-
-        return Path(bundled_model_path())
-    path = Path(handle.model).expanduser()
-    looks_local = path.is_absolute() or handle.model.startswith((".", "~")) or "\\" in handle.model
-    if path.exists() or looks_local or len(path.parts) > 2:
-        return path
-    return None
-
-
-def _is_bundled(handle):
-    if handle.model == BUNDLED:
-        return True
-    folder = _folder(handle)
-    if folder is None:
-        return False
-    from ..datasets import bundled_model_path
-
-    try:
-        return Path(bundled_model_path()).resolve() == folder.resolve()
-    except FileNotFoundError:  # a checkout without the model's files
-        return False
-
-
-def _hub_options(handle):
-    options = {"trust_remote_code": handle.trust_remote_code}
-    if _folder(handle) is None and handle.revision is not None:
-        options["revision"] = handle.revision
-    return options
-
-
-def _local_folder(handle):
-    """The folder with the model's files; that of a hub id once its configuration is here."""
-    folder = _folder(handle)
-    if folder is None:
-        folder = Path(_hub_file(handle, "config.json", handle.revision)).parent
-    return folder
-
-
-def _hub_file(handle, name, revision, **options):
-    from transformers.utils import cached_file
-
-    handle.config  # noqa: B018 - the clear errors about a model that cannot be had
-    return cached_file(handle.model, name, revision=revision, **options)
-
-
-def _fingerprint(handle):
-    _location(handle)
-    if _folder(handle) is None:
-        _complete_snapshot(handle)
-    return folder_fingerprint(_local_folder(handle))
-
-
-def _complete_snapshot(handle):
-    """Have all files of a hub id here that take part in its fingerprint."""
-    handle.loaded  # noqa: B018 - downloads the weights and nearly all else
-    for name in PROCESSOR_FILES:
-        _hub_file(
-            handle,
-            name,
-            handle.commit or handle.revision,  # with the commit, what is here is not asked for
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-
-
-def _torch_dtype(handle, device):
-    import torch
-
-    if handle.dtype != "auto":
-        return getattr(torch, handle.dtype)
-    return torch.float32 if device.type == "cpu" or _is_bundled(handle) else "auto"
-
-
-def resolved_dtype(handle):
-    """Name of the precision with which `handle` loads; "auto": that of the checkpoint."""
-    return str(_torch_dtype(handle, torch_device(handle.device))).removeprefix("torch.")
 
 
 def _to_numpy(tensor):

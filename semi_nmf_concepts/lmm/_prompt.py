@@ -4,8 +4,8 @@ import inspect
 import itertools
 from weakref import WeakKeyDictionary
 
+from .._quiet import quiet_transformers
 from ._architecture import is_encoder_decoder
-from ._handle import quiet_transformers
 
 _image_placing = WeakKeyDictionary()  # processor -> what `_places_image` found
 

@@ -36,9 +36,14 @@ class Request:
         return self.position in ("generated", "forced")
 
     @property
+    def asked_tokens(self):
+        """The tokens that every image gives records for: None for positions of the prompt."""
+        return self.tokens or (None,)
+
+    @property
     def keys(self):
         """The (token, layer) pairs that every image gives a record for."""
-        return [(token, layer) for token in self.tokens or (None,) for layer in self.layers]
+        return [(token, layer) for token in self.asked_tokens for layer in self.layers]
 
 
 @dataclass

@@ -9,7 +9,7 @@ import json
 import platform
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache, partial
 from numbers import Integral
 
 from ._handle import ModelHandle
@@ -240,21 +240,14 @@ class Run:
 
     def rendered(self, index):
         """The whole prompt of a sample."""
-        return self.collector.prompt if self.prompts is None else self._rendered(index)
-
-    def _rendered(self, index):
-        from ._prompt import render_prompt
-
-        text = self.prompts[index]
-        if text not in self._templates:
-            if len(self._templates) > 10_000:  # as many questions as images, in large data sets
-                self._templates.clear()
-            self._templates[text] = render_prompt(self.collector.loaded.processor, text)
-        return self._templates[text]
+        return self.collector.prompt if self.prompts is None else self._render(self.prompts[index])
 
     @cached_property
-    def _templates(self):
-        return {}
+    def _render(self):
+        from ._prompt import render_prompt
+
+        # Bounded: large data sets have as many questions as images.
+        return lru_cache(10_000)(partial(render_prompt, self.collector.loaded.processor))
 
     def dictated(self, index):
         """The caption to dictate for a sample, or None if nothing is dictated."""

@@ -114,14 +114,14 @@ class Part:
         """Everything but the states."""
         request = self.run.request
         tables = Tables([None] * (self.stop - self.start), {}, [])
-        tables.tokens = [TokenTable() for _ in request.tokens or (None,)]
+        tables.tokens = [TokenTable() for _ in request.asked_tokens]
         for index, outcome in sorted(self._outcomes.items()):
             if isinstance(outcome, ImageReadError):
                 tables.failed[index] = outcome.summary
                 for table in tables.tokens:
                     table.dropped["unreadable"].append(index)
                 continue
-            for token, table in zip(request.tokens or (None,), tables.tokens, strict=True):
+            for token, table in zip(request.asked_tokens, tables.tokens, strict=True):
                 record, reason = outcome[token, request.layers[0]]
                 tables.captions[index - self.start] = record.caption
                 table.add(index, record, reason)
@@ -139,7 +139,7 @@ class Part:
 
 def tables_of(results, request):
     """What `tables` says of results that were read from a folder, as far as results know it."""
-    parts = [results[token, request.layers[0]] for token in request.tokens or (None,)]
+    parts = [results[token, request.layers[0]] for token in request.asked_tokens]
     tokens = [TokenTable(indices=one.indices.tolist(), dropped=one.dropped) for one in parts]
     return Tables(parts[0].all_captions, parts[0].failed, tokens)
 
@@ -157,7 +157,7 @@ def representations(run, tables, key, Z):
         The states of the kept samples.
     """
     n, (token, layer) = len(tables.captions), key
-    table = tables.tokens[(run.request.tokens or (None,)).index(token)]
+    table = tables.tokens[run.request.asked_tokens.index(token)]
     provenance = run.provenance(token, layer)
     return TokenRepresentations(
         Z=Z,

@@ -26,8 +26,8 @@ import numpy as np
 
 from .._files import write_atomically
 from ._arrays import Blocks, map_arrays, write_arrays
-from ._handle import resolved_dtype
 from ._images import ON_ERROR_ADVICE, ImageReadError
+from ._loading import resolved_dtype
 from ._representations import MANIFEST, TokenRepresentations
 from ._run import text_digest
 from ._samples import digest_of_items, digest_of_sizes
@@ -269,7 +269,7 @@ class ShardFolder:
 
     def tables(self):
         """What is known of all samples besides the states, from the shards."""
-        whole = Tables([], {}, [TokenTable() for _ in self.run.request.tokens or (None,)])
+        whole = Tables([], {}, [TokenTable() for _ in self.run.request.asked_tokens])
         for bounds in self.ranges():
             content = self._read(*bounds)
             if content is None:
@@ -289,7 +289,7 @@ class ShardFolder:
         self._write_manifest({**self.manifest, "status": "complete", "sizes": self._sizes})
 
     def _blocks(self, key, tables, width):
-        token = (self.run.request.tokens or (None,)).index(key[0])
+        token = self.run.request.asked_tokens.index(key[0])
         n_kept, name = len(tables.tokens[token].indices), f"Z{self.run.request.keys.index(key)}"
 
         def make():

@@ -20,6 +20,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from .._quiet import quiet_transformers
 from ._architecture import (
     active_stream,
     is_encoder_decoder,
@@ -28,7 +29,6 @@ from ._architecture import (
     skips_positions,
 )
 from ._decoding import end_ids, generate, greedy
-from ._handle import quiet_transformers
 from ._kv_cache import roomy_cache
 from ._prompt import (
     ImagesRefusedError,

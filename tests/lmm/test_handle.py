@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from semi_nmf_concepts._models import torch_device
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, ModelHandle, load_model
 from semi_nmf_concepts.lmm import _handle as handles
 from semi_nmf_concepts.lmm._fingerprint import folder_fingerprint
@@ -286,7 +287,7 @@ def test_wrong_arguments():
         load_model("x", dtype="int8")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
-            handles.torch_device("cuda")
+            torch_device("cuda")
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,9 @@ from sklearn.utils._param_validation import Interval, validate_params
 from ..._models import torch_device
 from ..._quiet import quiet_transformers
 from .._architecture import complete_processor
-from .._handle import (
-    LoadedModel,
-    _hub_options,
-    _loading_error,
-    _location,
-    _torch_dtype,
-    load_model,
-    read_weights,
-)
+from .._handle import load_model
+from .._loading import LoadedModel, loading_error, read_weights, torch_dtype
+from .._location import hub_options, location_of
 from .._model_files import processor_fault
 
 IMAGE_TOKEN = "<image>"
@@ -200,15 +194,15 @@ def _load_language(handle):
     device = torch_device(handle.device)
     with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(_location(handle), **_hub_options(handle))
+            tokenizer = AutoTokenizer.from_pretrained(location_of(handle), **hub_options(handle))
         except Exception as error:
-            raise _loading_error(handle, error, "tokenizer", _tokenizer_fault) from error
+            raise loading_error(handle, error, "tokenizer", _tokenizer_fault) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"model={handle.model!r} has a tokenizer without an end token (eos_token), so a "
             "caption could not end."
         )
-    model = read_weights(handle, AutoModelForCausalLM, _torch_dtype(handle, device))
+    model = read_weights(handle, AutoModelForCausalLM, torch_dtype(handle, device))
     # At once, so that the memory of the host holds one part at a time.
     return model.to(device).eval().requires_grad_(False), tokenizer
 
@@ -227,10 +221,10 @@ def _load_vision(handle, config, text):
     with quiet_transformers():
         try:
             image_processor = AutoImageProcessor.from_pretrained(
-                _location(handle), **_hub_options(handle)
+                location_of(handle), **hub_options(handle)
             )
         except Exception as error:
-            raise _loading_error(handle, error, "image processor", lambda folder: None) from error
+            raise loading_error(handle, error, "image processor", lambda folder: None) from error
     inner = type(handle.config) in AutoModelForImageTextToText._model_mapping
     options = {"key_mapping": _INNER_TOWER} if inner else {}
     tower = read_weights(handle, AutoModel, text.dtype, optional=_UNUSED, config=config, **options)

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from ..._files import write_atomically
 from ..._quiet import quiet_transformers
-from .._handle import LoadedModel, _load, _shared, load_model
+from .._handle import _shared, load_model
 from .._images import split_samples
+from .._loading import LoadedModel, load
 from .._prompt import encode_prompts, render_prompt
 from ._checkpoint import FOLDER, Checkpoint
 from ._data import Samples
@@ -175,7 +176,7 @@ def _to_train(model):
             )
         loaded = model
     else:
-        loaded = _load(load_model(model))
+        loaded = load(load_model(model))
     if not isinstance(loaded.model, DePALMForConditionalGeneration):
         raise ValueError(
             f"model={loaded.name!r} is a {type(loaded.model).__name__}; only a DePALM (see "
