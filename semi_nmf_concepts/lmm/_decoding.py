@@ -1,4 +1,4 @@
-"""Greedy decoding, whatever a checkpoint's own generation settings say."""
+"""Decoding as the caller asks, whatever a checkpoint's own generation settings say."""
 
 import contextlib
 
@@ -38,8 +38,10 @@ def _start_id(model):
 
 
 @contextlib.contextmanager
-def greedy(loaded, *, max_new_tokens):
-    """Within the block, the settings with which `loaded.model.generate` decodes greedily.
+def decoding(loaded, *, max_new_tokens, temperature=0.0, top_p=1.0):
+    """Within the block, the settings with which `loaded.model.generate` decodes.
+
+    Greedily, or with a `temperature` above zero by sampling.
 
     `generate` fills in what the settings it is given leave open from the model's own: penalties,
     words that are forbidden or forced, several beams. The state at a position would then not be
@@ -51,7 +53,8 @@ def greedy(loaded, *, max_new_tokens):
     own = loaded.model.generation_config
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}),
         num_beams=1,
         use_cache=True,
         return_dict_in_generate=False,

@@ -45,8 +45,8 @@ def _places_image(processor):
     return _image_placing[processor]
 
 
-def render_prompt(processor, text):
-    """The whole prompt, with a place for the image, for the user's `text`.
+def render_prompt(processor, text, n_images=1):
+    """The whole prompt, with a place for the image (or for each of several), for the user's `text`.
 
     A text that already contains the image token is taken as the whole prompt. Otherwise the chat
     template, the processor's or else the tokenizer's, renders image and text as a user turn; a
@@ -57,8 +57,8 @@ def render_prompt(processor, text):
     marks = image_marks(processor)
     if any(mark in text for mark in marks):
         return text
-    plain = f"{marks[0]}\n{text}"
-    parts = [{"type": "image"}] + ([{"type": "text", "text": text}] if text else [])
+    plain = f"{marks[0] * n_images}\n{text}"
+    parts = [{"type": "image"}] * n_images + ([{"type": "text", "text": text}] if text else [])
     fault = None
     for owner in (processor, processor.tokenizer):
         if not getattr(owner, "chat_template", None):
@@ -161,31 +161,33 @@ def _special_tokens(tokenizer):
 
 
 def encode_prompts(loaded, images, prompts):
-    """Model inputs (on the model's device) for one image and one rendered prompt per row.
+    """Model inputs (on the model's device) for a rendered prompt and its image(s) per row.
 
     Rows are padded on the left, so that the last position of every row predicts its first token.
 
     Parameters
     ----------
     loaded : LoadedModel
-    images : list of PIL.Image.Image
+    images : list of (PIL.Image.Image | list of PIL.Image.Image)
+        A list where a prompt has several images.
     prompts : list of str
         All with or all without the begin of the sequence, see :func:`split_by_prefix`.
 
     Raises
     ------
     ValueError
-        If a prompt has no place for the image, or several.
+        If a prompt has no place for the image, or more places than images.
     ImagesRefusedError
         If the processor cannot take some of the images.
     NotTogetherError
         If it can take each of them, but not in one batch.
     """
+    images = [row if isinstance(row, list) else [row] for row in images]
     _refuse_lines(loaded.processor, images)
     try:
         inputs = _process(loaded, images, prompts)
     except (ValueError, RuntimeError, TypeError, IndexError, ZeroDivisionError) as error:
-        _check_places(loaded.processor, prompts)
+        _check_places(loaded.processor, images, prompts)
         _blame_images(loaded, images, prompts, error)
         raise
     taken = _takes(loaded.model)
@@ -211,7 +213,7 @@ def _process(loaded, images, prompts):
     prefix = _prefix(loaded.tokenizer)
     begun = bool(prefix) and prompts[0].startswith(prefix)
     return loaded.processor(
-        images=[[image] for image in images],
+        images=images,
         text=list(prompts),
         padding=True,
         return_tensors="pt",
@@ -229,28 +231,31 @@ def _refuse_lines(processor, images):
     if not edge or edges.get("longest_edge"):
         return
     reasons = {
-        row: f"it is far too long for its width ({_size(image)})"
-        for row, image in enumerate(images)
+        row: f"it is far too long for its width ({_size([image])})"
+        for row, of_row in enumerate(images)
+        for image in of_row
         if edge * edge * max(image.size) / min(image.size) > _MAX_SCALED_PIXELS
     }
     if reasons:
         raise ImagesRefusedError(reasons)
 
 
-def _size(image):
-    return f"{image.width} x {image.height} pixels"
+def _size(images):
+    return ", ".join(f"{image.width} x {image.height} pixels" for image in images)
 
 
-def _check_places(processor, prompts):
-    """Exactly one place for the image in every prompt."""
+def _check_places(processor, images, prompts):
+    """A place for every image in every prompt, and no other."""
     mark = image_marks(processor)[0]
-    for prompt in prompts:
+    for of_row, prompt in zip(images, prompts, strict=True):
         if mark not in prompt and not _places_image(processor):
             raise _no_place(processor, prompt)
-        if prompt.count(mark) > 1:
+        n_places, n_images = prompt.count(mark), len(of_row)
+        if n_places and n_places != n_images:
+            there_are = "is one image" if n_images == 1 else f"are {n_images} images"
             raise ValueError(
-                f"the prompt {prompt!r} has {prompt.count(mark)} places for an image ({mark!r}), "
-                "but there is one image for each prompt."
+                f"the prompt {prompt!r} has {n_places} places for an image ({mark!r}), "
+                f"but there {there_are} for {'each' if n_images == 1 else 'the'} prompt."
             )
 
 
@@ -264,11 +269,11 @@ def _no_place(processor, prompt):
 def _blame_images(loaded, images, prompts, error):
     """Raise what single images have to do with a batch that failed with `error`, if anything."""
     reasons, groups = {}, {}
-    for row, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+    for row, (of_row, prompt) in enumerate(zip(images, prompts, strict=True)):
         try:
-            inputs = _process(loaded, [image], [prompt])
+            inputs = _process(loaded, [of_row], [prompt])
         except Exception as fault:
-            reasons[row] = f"{str(fault).rstrip('.') or repr(fault)} ({_size(image)})"
+            reasons[row] = f"{str(fault).rstrip('.') or repr(fault)} ({_size(of_row)})"
         else:
             # Images of different shape where the model takes a stack of them (Perception-LM).
             shape = tuple(inputs["pixel_values"].shape)

@@ -289,7 +289,7 @@ class Run:
             "max_new_tokens": request.max_new_tokens,
             "dtype": str(self.collector.loaded.dtype).removeprefix("torch."),
             "image_processor": self.collector.loaded.image_processor_name,
-            "versions": dict(_versions()),
+            "versions": dict(versions()),
         }
 
 
@@ -338,7 +338,7 @@ def _out_of_memory(error):
 
 
 @cache
-def _versions():
+def versions():
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:

@@ -28,7 +28,7 @@ from ._architecture import (
     resolve_layer,
     skips_positions,
 )
-from ._decoding import end_ids, generate, greedy
+from ._decoding import decoding, end_ids, generate
 from ._kv_cache import roomy_cache
 from ._prompt import (
     ImagesRefusedError,
@@ -270,7 +270,7 @@ class StateCollector:
     # The model
 
     def _generate(self, inputs, *, max_new_tokens, trace=None, stopper=None, all_positions=False):
-        with greedy(self.loaded, max_new_tokens=max_new_tokens) as settings:
+        with decoding(self.loaded, max_new_tokens=max_new_tokens) as settings:
             if trace is not None and trace.dictates:
                 settings.eos_token_id = None  # within a dictated caption it ends nothing
             settings.output_hidden_states = all_positions and skips_positions(

@@ -1,11 +1,11 @@
-"""Greedy decoding against what checkpoints say about generation."""
+"""Decoding against what checkpoints say about generation."""
 
 import numpy as np
 import pytest
 from transformers import GenerationConfig
 
 from semi_nmf_concepts.lmm import load_model
-from semi_nmf_concepts.lmm._decoding import end_ids, greedy
+from semi_nmf_concepts.lmm._decoding import decoding, end_ids
 from semi_nmf_concepts.lmm._records import Request
 from semi_nmf_concepts.lmm._states import StateCollector
 from tests._tiny_llava import tiny_images
@@ -63,7 +63,7 @@ def test_settings_of_the_checkpoint_change_nothing(loaded, settings):
 
 def test_settings_come_back_after_an_error(loaded):
     own = loaded.model.generation_config
-    with pytest.raises(KeyError), greedy(loaded, max_new_tokens=1):
+    with pytest.raises(KeyError), decoding(loaded, max_new_tokens=1):
         raise KeyError
     assert loaded.model.generation_config is own
 
