@@ -14,16 +14,22 @@ ORDER = (
     "decomposition",
     "metrics",
     "grounding",
+    "attention",
     "report",
     "evaluation",
+    "app",
     "cli",
     "__main__",
 )
 # Rooms that see less than all to their left, or stand outside the order (`testing`: check_lmm).
 LEFT = {"decomposition": (), "testing": ("lmm",)}
-# Inside functions alone: ConceptReport.plot, plot_local and to_html; the words that ConceptScorer
-# scores.
-EXCEPTIONS = {("grounding/_report.py", "report"), ("metrics/_scorers.py", "grounding")}
+# Inside functions alone: plot and to_html of results; the words that ConceptScorer scores.
+EXCEPTIONS = {
+    ("grounding/_report.py", "report"),
+    ("metrics/_scorers.py", "grounding"),
+    ("attention/_results.py", "report"),
+    ("attention/_explain.py", "report"),
+}
 
 
 def imported(tree, path):

@@ -10,6 +10,8 @@ from .._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Answer": "_answer",
+        "Block": "_patch_grid",
         "DePALMConfig": "depalm._configuration",
         "DePALMForConditionalGeneration": "depalm._modeling",
         "DePALMProcessor": "depalm._processing",
@@ -17,7 +19,10 @@ __getattr__, __dir__, __all__ = attach(
         "LoadedModel": "_loading",
         "ModelHandle": "_handle",
         "NoSampleKeptError": "_representations",
+        "PatchGrid": "_patch_grid",
         "TokenRepresentations": "_representations",
+        "find_blocks": "_architecture",
+        "find_patch_grids": "_patch_grid",
         "layer_index": "_architecture",
         "load_model": "_handle",
         "load_xl_vlms_features": "_xl_vlms",
@@ -26,5 +31,7 @@ __getattr__, __dir__, __all__ = attach(
         "split_samples": "_images",
         "to_rgb": "_images",
         "train_depalm": "depalm._training",
+        "word_spans": "_answer",
+        "write_answer": "_answer",
     },
 )

@@ -1,0 +1,188 @@
+"""Reading attention while a model runs, whatever its family.
+
+transformers lets models choose their attention by name from a registry. For the time of a pass, all
+modules of the model get a name of ours, whose function hands every call to a *tap*: the tap decides
+how the output is computed and what is kept. This is right also where a family's own
+``output_attentions`` is empty or holds something else, and a kernel that keeps no weights (SDPA,
+flash attention) needs no change at the user's end.
+
+Shapes: query (batch, heads, rows, width); weights (batch, heads, rows, columns), rows sum to 1.
+"""
+
+import contextlib
+import inspect
+import sys
+import threading
+from dataclasses import dataclass
+
+from semi_nmf_concepts.lmm import find_blocks
+
+NAME = "semi_nmf_concepts"
+_current = threading.local()  # .tap, .implementations
+_lock = threading.RLock()  # a model runs for one trace at a time
+
+
+@dataclass(eq=False)
+class AttentionCall:
+    """One call of an attention function.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The attention module that calls.
+    query, key, value : torch.Tensor
+    mask : torch.Tensor or None
+        Added to the scores, broadcast to (batch, heads, rows, columns); None where nothing is
+        masked.
+    options : dict
+        What else the module passes: scaling, soft cap, dropout ...
+    """
+
+    module: object
+    query: object
+    key: object
+    value: object
+    mask: object
+    options: dict
+
+    def plain(self, rows=None):
+        """(output, weights) of the family's own eager function, of some rows or all."""
+        query, mask = self.query, self.mask
+        if rows is not None:
+            query = query[:, :, rows]
+            if mask is not None and mask.shape[-2] != 1:
+                mask = mask[..., rows, :]
+        options = self.options | {"dropout": 0.0}
+        function = _eager_function(self.module)
+        return function(self.module, query, self.key, self.value, mask, **options)
+
+    def weights(self, rows=None):
+        """Attention weights (batch, heads, rows, columns)."""
+        weights = self.plain(rows)[1]
+        # Of several keys that only take probability (attention sinks of GPT-OSS), none is shown.
+        return weights[..., : self.key.shape[-2]]
+
+    def fast(self):
+        """(output, None) by the kernel that the model uses otherwise."""
+        own = _current.implementations.get(id(getattr(self.module, "config", None)), "sdpa")
+        if own == "eager" or not _is_exact_with_sdpa(self.options):
+            return self.plain()[0], None
+        from transformers import AttentionInterface
+
+        # Flash attention takes no mask of this form.
+        function = AttentionInterface._global_mapping["sdpa"]
+        return function(self.module, self.query, self.key, self.value, self.mask, **self.options)
+
+
+def _is_exact_with_sdpa(options):
+    """Whether SDPA computes the same; it knows neither soft caps nor sinks."""
+    return options.get("softcap") is None and options.get("s_aux") is None
+
+
+def _eager_function(module):
+    for cls in type(module).__mro__:
+        source = sys.modules.get(cls.__module__)
+        function = getattr(source, "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise ValueError(
+        f"the attention of {type(module).__name__} cannot be read: its family has no plain "
+        "attention function."
+    )
+
+
+def _attend(module, query, key, value, attention_mask=None, **options):
+    """What the registry calls."""
+    return _current.tap(AttentionCall(module, query, key, value, attention_mask, options))
+
+
+@contextlib.contextmanager
+def tapped(model, tap):
+    """Within the block, `tap` answers every attention call of `model`.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    tap : callable
+        Takes an :class:`AttentionCall` and returns (output, weights or None) as attention
+        functions of transformers do: ``call.fast()``, or ``call.plain()``.
+    """
+    _register()
+    with _lock:
+        configs = _configs(model)
+        own = {id(config): config._attn_implementation for config in configs}
+        _current.tap, _current.implementations = tap, own
+        try:
+            for config in configs:
+                config._attn_implementation_internal = NAME
+            yield
+        finally:
+            for config in configs:
+                config._attn_implementation_internal = own[id(config)]
+            _current.tap = _current.implementations = None
+
+
+def _register():
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    if NAME not in AttentionInterface._global_mapping:
+        AttentionInterface.register(NAME, _attend)
+        # Without a mask function of this name, causality would be lost silently.
+        AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def _configs(model):
+    """All configurations that choose an attention function, each once."""
+    found, left = {}, [module.config for module in model.modules() if hasattr(module, "config")]
+    while left:
+        config = left.pop()
+        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+            continue
+        found[id(config)] = config
+        left += [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return list(found.values())
+
+
+def decoder_layers(model):
+    """dict: attention module inside the decoder blocks -> index of its block."""
+    _, blocks = find_blocks(model)
+    return {module: i for i, block in enumerate(blocks) for module in block.modules()}
+
+
+class RowTap:
+    """Keeps chosen rows of the decoder's attention; outputs come from the fast kernel.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    rows : slice or sequence of int
+        Positions of the sequence.
+    length : int
+        Positions of the sequence, S.
+    keep : dict of int to callable
+        Block -> what to do with the weights (heads, rows, S) of its self-attention.
+    """
+
+    def __init__(self, model, rows, length, keep):
+        self._layers, self._rows = decoder_layers(model), rows
+        self._length, self._keep = length, keep
+        self.kept = {}
+
+    def __call__(self, call):
+        layer = self._layers.get(call.module)
+        if layer in self._keep and call.query.shape[-2] == call.key.shape[-2] == self._length:
+            self.kept[layer] = self._keep[layer](call.weights(self._rows)[0])
+        return call.fast()
+
+
+def check_readable(model, name):
+    """Raise a ValueError if no attention of the decoder can be read."""
+    for module in decoder_layers(model):
+        source = inspect.getmodule(type(module))
+        if hasattr(source, "ALL_ATTENTION_FUNCTIONS") and hasattr(module, "config"):
+            return
+    raise ValueError(
+        f"the attention of model {name!r} ({type(model).__name__}) cannot be read: it does not use "
+        "the attention functions of transformers."
+    )

@@ -1,0 +1,118 @@
+"""Small results that are drawn: values on image patches, on words, on heads."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ._results import Result
+
+
+@dataclass(eq=False)
+class ImageMap(Result):
+    """One value for each image token.
+
+    Attributes
+    ----------
+    values : list of ndarray of shape (n_tokens,)
+        One array per image; n_tokens is that of its grid.
+    images : list of PIL.Image.Image
+    grids : list of PatchGrid
+    image_names : list of str
+    label : str
+        What the values are.
+    words : list of str
+        The words of the answer that they belong to.
+    share : float
+        Share of the whole that lies on the images, such as the attention mass; NaN if the values
+        are no part of a whole.
+    entropy : float
+        Of the values, as a distribution over image tokens, in nats: 0 on one token, log(n) when all
+        are equal. NaN where all are 0.
+    """
+
+    values: list
+    images: list
+    grids: list
+    image_names: list
+    label: str = ""
+    words: list = field(default_factory=list)
+    share: float = np.nan
+    entropy: float = np.nan
+
+    plotter = "plot_image_map"
+
+    def pixels(self, image=0, size=None):
+        """The values as a density over an image.
+
+        Parameters
+        ----------
+        image : int, default=0
+        size : tuple of int, default=None
+            Width and height of the result; None: those of the image.
+
+        Returns
+        -------
+        ndarray of shape (height, width)
+            Every token's value is spread evenly over the part of the image that it stands for, so
+            that the sum is the same for every size; overlapping tiles add up.
+        """
+        return self.grids[image].to_pixels(self.values[image], size)
+
+    def top(self, k=5, image=0):
+        """The k tokens of an image with the largest values: (token, value, box), largest first."""
+        values = self.values[image]
+        order = np.argsort(-values, kind="stable")[:k]
+        boxes = self.grids[image].boxes
+        return [(int(i), float(values[i]), tuple(boxes[i].tolist())) for i in order]
+
+
+def entropy_of(values):
+    """Entropy in nats of non-negative values as a distribution; NaN where all are 0."""
+    values = np.concatenate([np.ravel(part) for part in values]).astype(np.float64)
+    values = np.clip(values, 0, None)
+    total = values.sum()
+    if not total > 0:
+        return float("nan")
+    shares = values[values > 0] / total
+    return float(max(0.0, -(shares * np.log(shares)).sum()))
+
+
+@dataclass(eq=False)
+class WordScores(Result):
+    """One value for each word of the answer.
+
+    Attributes
+    ----------
+    words : list of str
+    values : ndarray of shape (n_words,)
+    label : str
+    """
+
+    words: list
+    values: np.ndarray
+    label: str = ""
+
+    plotter = "plot_words"
+
+
+@dataclass(eq=False)
+class HeadMasses(Result):
+    """One value for each head of each layer.
+
+    Attributes
+    ----------
+    values : ndarray of shape (L, H)
+    layers : list of int
+        Block of each row.
+    to : {"image", "question"}
+        What the heads look at.
+    words : list of str
+        The words of the answer over whose tokens the values are means.
+    """
+
+    values: np.ndarray
+    layers: list
+    to: str
+    words: list = field(default_factory=list)
+
+    plotter = "plot_heads"

@@ -1,0 +1,532 @@
+"""One answer with the attention rows that wrote it."""
+
+from dataclasses import dataclass, field
+from numbers import Integral
+
+import numpy as np
+
+from semi_nmf_concepts.lmm import find_patch_grids, write_answer
+
+from ._maps import HeadMasses, ImageMap, WordScores, entropy_of
+from ._results import Result
+from ._words import answer_words, find_words, question_words
+
+N_ALTERNATIVES = 5
+
+
+@dataclass(eq=False, repr=False)
+class AnswerTrace(Result):
+    """An answer, token by token, with the attention that predicted each; see `trace_answer`.
+
+    It holds the images and the attention rows, not the model: ``model`` is a light handle, through
+    which relevancy, causal graphs and ablations run the model again, also after :meth:`load`.
+
+    Attributes
+    ----------
+    images : list of PIL.Image.Image
+        RGB.
+    image_names : list of str
+    question : str
+        What was asked.
+    prompt : str
+        The whole prompt, with the template's words and the places of the images.
+    token_ids : ndarray of int64, shape (S,)
+        Prompt and answer.
+    tokens : list of str
+        The text of each of them.
+    n_prompt : int
+        Tokens of the prompt, P.
+    answer : str
+    words : list of AnswerWord
+        The answer's words; ``start`` and ``stop`` count answer tokens.
+    question_words : list of AnswerWord
+        The question's words (the whole prompt's if the question is empty); ``start`` and ``stop``
+        are positions in the sequence.
+    grids : list of PatchGrid
+        One per image: its positions and the places that they stand for.
+    layers : list of int
+        The decoder blocks whose attention is kept.
+    attention : ndarray of float16, shape (L, H, T, S)
+        ``attention[l, h, t]`` is the row at position P - 1 + t, which predicted answer token t; it
+        sums to 1, and is 0 at the positions that row cannot see.
+    logits, probabilities : ndarray of float32, shape (T,)
+        Raw logit and probability (at temperature 1) of each answer token.
+    alternatives : list of list of (str, float)
+        The five likeliest tokens for each place of the answer, with their probabilities.
+    model : ModelHandle
+    provenance : dict
+        Model, commit, fingerprint, versions, prompt, how the answer came about.
+    """
+
+    images: list
+    image_names: list
+    question: str
+    prompt: str
+    token_ids: np.ndarray
+    tokens: list
+    n_prompt: int
+    answer: str
+    words: list
+    question_words: list
+    grids: list
+    layers: list
+    attention: np.ndarray
+    logits: np.ndarray
+    probabilities: np.ndarray
+    alternatives: list
+    model: object
+    provenance: dict
+    _run: object = field(default=None)
+
+    plotter = "plot_trace"
+
+    @property
+    def n_tokens(self):
+        """int: tokens of the answer, T."""
+        return len(self.token_ids) - self.n_prompt
+
+    @property
+    def n_layers(self):
+        """int: layers whose attention is kept, L."""
+        return self.attention.shape[0]
+
+    @property
+    def n_heads(self):
+        """int: heads of a layer, H."""
+        return self.attention.shape[1]
+
+    @property
+    def run_again(self):
+        """The :class:`~semi_nmf_concepts.lmm.Answer` behind the trace, to run the model again."""
+        if self._run is None:
+            ids = [int(index) for index in self.token_ids[self.n_prompt :]]
+            run = write_answer(
+                self.model, self.images, self.question, ids, image_names=self.image_names
+            )
+            if not np.array_equal(run.sequence, self.token_ids):
+                raise ValueError(
+                    f"model {self.model.model!r} reads the prompt of this trace as other tokens "
+                    "than those it was made with: it is not the same model, or another version."
+                )
+            self._run = run
+        return self._run
+
+    def __repr__(self):
+        return (
+            f"<AnswerTrace: {self.answer!r}, {len(self.images)} image(s), {self.n_layers} layers "
+            f"of {self.n_heads} heads>"
+        )
+
+    # Choosing
+
+    def find_words(self, words=None):
+        """Indices of words of the answer.
+
+        Parameters
+        ----------
+        words : int, str, or list of these, default=None
+            None: all. A text stands for all its occurrences, whatever the case.
+
+        Raises
+        ------
+        ValueError
+            If one is not in the answer; the message lists its words.
+        """
+        return find_words(self.words, words)
+
+    def _word_tokens(self, words):
+        """(texts, answer tokens) of the words."""
+        chosen = [self.words[i] for i in self.find_words(words)]
+        tokens = sorted({t for word in chosen for t in range(word.start, word.stop)})
+        return [word.text for word in chosen], tokens
+
+    def _rows(self, tokens, layer, head, drop_sinks=False):
+        """float32 (len(tokens), S): rows of the tokens, over the layers and heads asked for."""
+        rows = self.attention[:, :, tokens].astype(np.float32)
+        rows = _reduce(rows, layer, "layer", self._layer_index)
+        rows = _reduce(rows, head, "head", self._head_index)
+        if drop_sinks:
+            rows[:, self._sinks()] = 0.0
+        return rows
+
+    def _layer_index(self, layer):
+        n_blocks = self.model.n_layers
+        block = layer % n_blocks if -n_blocks <= layer < n_blocks else None
+        if block not in self.layers:
+            raise ValueError(
+                f"layer={layer} is not kept: the model has {n_blocks} layers (0 to "
+                f"{n_blocks - 1}), of which the trace keeps {_spans(self.layers)}."
+            )
+        return self.layers.index(block)
+
+    def _head_index(self, head):
+        if not -self.n_heads <= head < self.n_heads:
+            raise ValueError(
+                f"head={head} does not exist: a layer has {self.n_heads} heads (0 to "
+                f"{self.n_heads - 1})."
+            )
+        return head % self.n_heads
+
+    def _sinks(self):
+        """Positions that attract attention whatever they hold: the first one, and the first image
+        token of every image."""
+        return sorted({0, *(int(grid.positions[0]) for grid in self.grids)})
+
+    @property
+    def _image_positions(self):
+        return np.concatenate([grid.positions for grid in self.grids])
+
+    @property
+    def _question_positions(self):
+        return np.array(
+            sorted({p for word in self.question_words for p in range(word.start, word.stop)}),
+            dtype=np.int64,
+        )
+
+    # Views
+
+    def image_attention(self, words=None, layer="mean", head="mean", *, drop_sinks=False):
+        """Attention to each image token while words were written.
+
+        Parameters
+        ----------
+        words : int, str, or list of these, default=None
+            Words of the answer; the rows of their tokens are averaged. None: all.
+        layer, head : int, list of int, "mean" or "max", default="mean"
+            One, several (averaged), or all of the trace, averaged or the largest.
+        drop_sinks : bool, default=False
+            Whether to set attention to the first position of the sequence and to the first token of
+            each image to 0. Both attract attention that says nothing about the content.
+
+        Returns
+        -------
+        ImageMap
+            ``share`` is the attention mass on all images divided by that of the whole row.
+        """
+        texts, tokens = self._word_tokens(words)
+        row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0)
+        values = [row[grid.positions] for grid in self.grids]
+        total = float(row.sum())
+        return self.image_map(
+            values,
+            label="attention",
+            words=texts,
+            share=float(sum(part.sum() for part in values)) / total if total > 0 else np.nan,
+        )
+
+    def image_map(self, values, *, label="", words=(), share=np.nan):
+        """An :class:`ImageMap` of this trace's images from one array per image."""
+        values = [np.asarray(part) for part in values]
+        shapes = [(len(grid.positions),) for grid in self.grids]
+        if [part.shape for part in values] != shapes:
+            raise ValueError(
+                f"there must be one value for each image token ({shapes}), got "
+                f"{[part.shape for part in values]}."
+            )
+        return ImageMap(
+            values=values,
+            images=self.images,
+            grids=self.grids,
+            image_names=self.image_names,
+            label=label,
+            words=list(words),
+            share=float(share),
+            entropy=entropy_of(values),
+        )
+
+    def words_for_patches(self, patches, layer="mean", head="mean", *, image=0):
+        """Attention of each word of the answer to chosen places of an image.
+
+        Parameters
+        ----------
+        patches : int, list of int, or ndarray of bool of shape (height, width)
+            Tokens of the image, or a mask of a region in its pixels: tokens count by the share of
+            their place that it covers.
+        layer, head
+            As for :meth:`image_attention`.
+        image : int, default=0
+
+        Returns
+        -------
+        WordScores
+            For each word the mean, over its tokens and the chosen patches, of the attention.
+        """
+        if not 0 <= image < len(self.grids):
+            raise ValueError(f"image={image} does not exist: there are {len(self.grids)} images.")
+        weights = _patch_weights(self.grids[image], patches)
+        rows = self._rows(list(range(self.n_tokens)), layer, head)
+        per_token = rows[:, self.grids[image].positions] @ (weights / weights.sum())
+        values = [per_token[word.start : word.stop].mean() for word in self.words]
+        return WordScores(
+            words=[word.text for word in self.words],
+            values=np.array(values, dtype=np.float64),
+            label="attention to the chosen patches",
+        )
+
+    def heads_by_layers(self, to="image", words=None):
+        """Attention mass of every head on the image or on the question.
+
+        Parameters
+        ----------
+        to : {"image", "question"}, default="image"
+        words : int, str, or list of these, default=None
+            Over whose tokens the mean is taken. None: all of the answer.
+
+        Returns
+        -------
+        HeadMasses
+        """
+        if to not in ("image", "question"):
+            raise ValueError(f"to must be 'image' or 'question', got {to!r}.")
+        positions = self._image_positions if to == "image" else self._question_positions
+        texts, tokens = self._word_tokens(words)
+        masses = self.attention[:, :, tokens][..., positions].sum(axis=-1, dtype=np.float32)
+        return HeadMasses(masses.mean(axis=-1), list(self.layers), to, texts)
+
+    def masses(self, words=None, layer="mean", head="mean"):
+        """Where the attention of words went.
+
+        Returns
+        -------
+        dict
+            ``image``, ``question`` and ``other``: shares of the attention, which sum to 1;
+            ``entropy`` over the image tokens, in nats.
+        """
+        _, tokens = self._word_tokens(words)
+        row = self._rows(tokens, layer, head).mean(axis=0).astype(np.float64)
+        row /= row.sum() or 1.0
+        image = float(row[self._image_positions].sum())
+        question = float(row[self._question_positions].sum())
+        return {
+            "image": image,
+            "question": question,
+            "other": max(0.0, 1.0 - image - question),
+            "entropy": entropy_of([row[self._image_positions]]),
+        }
+
+    def full_attention(self, layer, head):
+        """All attention rows of one head: the model runs once more.
+
+        Returns
+        -------
+        ndarray of float64, shape (S, S)
+        """
+        from ._capture import RowTap
+
+        block = self.layers[self._layer_index(_one("layer", layer))]
+        index = self._head_index(_one("head", head))
+        run = self.run_again
+        model = run.handle.loaded.model
+        length = len(self.token_ids)
+        keep = {block: lambda weights: weights[index].double().cpu().numpy()}
+        tap = RowTap(model, slice(None), length, keep)
+        _pass(run, tap)
+        return tap.kept[block]
+
+
+def _reduce(rows, choice, name, index):
+    """Rows with the first axis (layers or heads) reduced as `choice` says."""
+    if isinstance(choice, str):
+        if choice not in ("mean", "max"):
+            raise ValueError(f"{name} must be a number, a list, 'mean' or 'max', got {choice!r}.")
+        return rows.mean(axis=0) if choice == "mean" else rows.max(axis=0)
+    chosen = [choice] if isinstance(choice, Integral) else list(choice)
+    if not chosen:
+        raise ValueError(f"{name} is an empty list.")
+    return rows[[index(_one(name, item)) for item in chosen]].mean(axis=0)
+
+
+def _one(name, value):
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    return int(value)
+
+
+def _spans(layers):
+    return f"{len(layers)} ({', '.join(map(str, layers))})"
+
+
+def _patch_weights(grid, patches):
+    """float (n,): how much each token of an image counts."""
+    n = len(grid.positions)
+    if isinstance(patches, np.ndarray) and patches.dtype == bool:
+        weights = np.nan_to_num(grid.coverage(patches))
+        if not weights.sum() > 0:
+            raise ValueError("patches: the mask covers no place that an image token stands for.")
+        return weights
+    chosen = [patches] if isinstance(patches, Integral) else list(patches)
+    if not chosen or not all(isinstance(p, Integral) and -n <= p < n for p in chosen):
+        raise ValueError(
+            f"patches must be tokens of the image (0 to {n - 1}) or a mask, got {patches!r}."
+        )
+    weights = np.zeros(n)
+    weights[[int(p) for p in chosen]] = 1.0
+    return weights
+
+
+def trace_answer(
+    model="bundled",
+    images=None,
+    prompt=None,
+    answer=None,
+    *,
+    layers=None,
+    max_new_tokens=64,
+    temperature=0.0,
+    top_p=1.0,
+    random_state=None,
+    image_names=None,
+    max_pixels=None,
+):
+    """Let a model answer, and keep the attention that predicted each token.
+
+    The answer is generated as usual, with the fast attention kernel. One more pass over prompt and
+    answer together then reads the rows that matter: of S positions only the T that predicted the
+    answer, in half precision, so that memory grows with layers x heads x T x S and never with S x S
+    per layer.
+
+    Parameters
+    ----------
+    model : "bundled", str, path or ModelHandle, default="bundled"
+        See :func:`~semi_nmf_concepts.lmm.load_model`.
+    images : image or list of images
+        Paths, PIL images or arrays.
+    prompt : str, default=None
+        What to ask; None takes the model's default.
+    answer : str or list of int, default=None
+        The answer to explain, as a text or as token ids. None: the model's own.
+    layers : list of int, default=None
+        Decoder blocks whose attention is kept (negative: from the end). None: all.
+    max_new_tokens : int, default=64
+        Longest answer.
+    temperature : float, default=0.0
+        0 takes the likeliest token at every step; above, tokens are drawn.
+    top_p : float, default=1.0
+        Share of the probability that tokens are drawn from.
+    random_state : int, default=None
+        Seed of the draws.
+    image_names : list of str, default=None
+        None: file names, or "image 1", "image 2" ...
+    max_pixels : int, default=None
+        Larger images are refused; None: 64 million.
+
+    Returns
+    -------
+    AnswerTrace
+
+    Raises
+    ------
+    ValueError
+        If there is no image, one is too large or cannot be read, the answer has no tokens, a layer
+        does not exist, or the model's patch grid is not known, does not fit the number of image
+        tokens, or its attention cannot be read.
+
+    References
+    ----------
+    .. [1] Stan et al., "LVLM-Interpret: An Interpretability Tool for Large Vision-Language Models",
+       2024. https://arxiv.org/abs/2404.03118
+
+    Examples
+    --------
+    >>> from semi_nmf_concepts.attention import trace_answer
+    >>> from semi_nmf_concepts.datasets import load_scenes
+    >>> trace = trace_answer(images=load_scenes("test", token="dog", n=1).images[0])
+    >>> trace.answer
+    'a dog that is white on the grass next to an umbrella'
+    >>> trace.attention.shape  # layers, heads, answer tokens, positions
+    (4, 5, 12, 63)
+    >>> trace.image_attention("dog", layer=2).share > 0.5
+    True
+    """
+    from semi_nmf_concepts.lmm import layer_index
+
+    options = {} if max_pixels is None else {"max_pixels": max_pixels}
+    run = write_answer(
+        model,
+        images,
+        prompt,
+        answer,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        random_state=random_state,
+        image_names=image_names,
+        **options,
+    )
+    n_blocks = run.handle.n_layers
+    chosen = range(n_blocks) if layers is None else layers
+    blocks = sorted({layer_index(_one("layers", layer), n_blocks) for layer in chosen})
+    if not blocks:
+        raise ValueError("layers is an empty list.")
+    grids = find_patch_grids(run.handle.loaded, run.inputs, run.images)
+    kept, logits = _read_rows(run, blocks)
+    return _assemble(run, grids, kept, logits)
+
+
+def _read_rows(run, blocks):
+    """(dict block -> float16 (H, T, S), float32 logits (T, vocabulary)) of one pass."""
+    from ._capture import RowTap, check_readable
+
+    model = run.handle.loaded.model
+    check_readable(model, run.handle.model)
+    sequence = run.sequence
+    rows = slice(run.n_prompt - 1, len(sequence) - 1)
+    tap = RowTap(
+        model, rows, len(sequence), dict.fromkeys(blocks, lambda weights: weights.half().cpu())
+    )
+    logits = _pass(run, tap)[0, rows].float().cpu()
+    if not tap.kept:
+        raise ValueError(
+            f"no attention of layers {list(blocks)} of model {run.handle.model!r} can be read: "
+            "these blocks do not attend to the whole sequence with an attention function of "
+            "transformers."
+        )
+    return {block: tap.kept[block].numpy() for block in sorted(tap.kept)}, logits
+
+
+def _pass(run, tap):
+    """Logits of one pass over prompt and answer with `tap` on the attention."""
+    import torch
+
+    from ._capture import tapped
+
+    with torch.inference_mode(), tapped(run.handle.loaded.model, tap):
+        return run.run().logits
+
+
+def _assemble(run, grids, kept, logits):
+    """The record of all that is known."""
+    import torch
+
+    tokenizer = run.handle.loaded.tokenizer
+    sequence, n_prompt = run.sequence, run.n_prompt
+    ids = torch.tensor(run.ids)
+    probabilities = torch.softmax(logits, dim=-1)
+    best = probabilities.topk(min(N_ALTERNATIVES, probabilities.shape[-1]), dim=-1)
+    image_positions = {int(p) for grid in grids for p in grid.positions}
+    return AnswerTrace(
+        images=run.images,
+        image_names=run.image_names,
+        question=run.question,
+        prompt=run.prompt,
+        token_ids=sequence,
+        tokens=[tokenizer.decode([index]) for index in sequence.tolist()],
+        n_prompt=n_prompt,
+        answer=run.text,
+        words=answer_words(tokenizer, run.ids),
+        question_words=question_words(
+            tokenizer, sequence[:n_prompt].tolist(), image_positions, run.question
+        ),
+        grids=grids,
+        layers=list(kept),
+        attention=np.stack(list(kept.values())),
+        logits=logits.gather(1, ids[:, None])[:, 0].numpy(),
+        probabilities=probabilities.gather(1, ids[:, None])[:, 0].numpy(),
+        alternatives=[
+            [(tokenizer.decode([i]), p) for i, p in zip(*pair, strict=True)]
+            for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ],
+        model=run.handle,
+        provenance=run.provenance | {"layers": list(kept)},
+        _run=run,
+    )
