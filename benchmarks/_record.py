@@ -53,8 +53,17 @@ def header() -> str:
     return (
         f"{command}\n"
         f"{datetime.date.today():%d %B %Y}; Python {platform.python_version()}, {versions}\n"
-        f"{_processor()}, {os.cpu_count()} cores, no GPU"
+        f"{_processor()}, {os.cpu_count()} cores, {_gpu()}"
     )
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no GPU"
+    gibibytes = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return f"{torch.cuda.get_device_name(0)} ({gibibytes:.0f} GiB, CUDA {torch.version.cuda})"
 
 
 def _processor() -> str:

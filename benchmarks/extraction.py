@@ -121,8 +121,10 @@ def gpu(options):
     with temporary_folder() as folder:
         model = random_llava(Path(folder, "model"), "llava-1.5-7b", dtype="bfloat16", device="cuda")
         torch.cuda.empty_cache()
-        paths = photographs(folder, 256)
-        return compare("llava-1.5-7b", str(model), paths, n_slow=8, dtype="bfloat16", batch_size=64)
+        paths = photographs(folder, 128 if options.quick else 256)
+        n_slow = 4 if options.quick else 8
+        large = {"dtype": "bfloat16", "batch_size": 64}
+        return compare("llava-1.5-7b", str(model), paths, n_slow=n_slow, **large)
 
 
 def compare(name, model, paths, *, n_slow, dtype="auto", batch_size=32, rounds=3):

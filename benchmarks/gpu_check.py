@@ -1,6 +1,6 @@
 """Whether the GPU backend is right and how long its parts take, for PyTorch and CuPy.
 
-    python -m benchmarks.gpu_check [--samples N] [--features D] [--components K] [--host]
+    python -m benchmarks.gpu_check [--samples N] [--features D] [--components K] [--host] [--write]
 
 Right: codes on the GPU meet the optimality conditions, computed in float64 on the host, and
 statistics and dictionary are those of the compiled CPU kernels. Time: a whole fit, and one batch
@@ -17,6 +17,7 @@ import array_api_compat.torch as torch_compat
 import numpy as np
 import torch
 
+from benchmarks._record import recorded
 from benchmarks.solver_data import states
 from semi_nmf_concepts.decomposition import SemiNMFConcepts
 from semi_nmf_concepts.decomposition._arrays import to_numpy
@@ -36,7 +37,16 @@ def main():
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--components", type=int, default=20)
     parser.add_argument("--host", action="store_true", help="run on CPU tensors")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the output in results/gpu_check.txt"
+    )
     arguments = parser.parse_args()
+    with recorded("gpu_check", arguments.write):
+        report(arguments)
+
+
+def report(arguments):
+    """Check and measure every side there is."""
     sides = [Torch("cpu")] if arguments.host else gpu_sides()
     if sides:
         X = states(arguments.samples, arguments.features, arguments.components)
@@ -73,9 +83,10 @@ class Cupy:
 
     def __init__(self):
         import array_api_compat.cupy as cupy_compat
+        import cupy
 
         self.xp = cupy_compat
-        self.name = f"cupy {cupy_compat.__version__}"
+        self.name = f"cupy {cupy.__version__}"
 
     def array(self, x):
         return self.xp.asarray(x)

@@ -85,7 +85,7 @@ def _vipllava(folder, *, seed=0):
         vision_config=_clip(patch_size=16, num_hidden_layers=4),
         text_config=LlamaConfig(**text_sizes(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=[-2, -3, -4, -5, 3],
+        vision_feature_layers=[-2, -3, -4, -5, 3],
         image_seq_length=4,
     )
     processor = LlavaProcessor(

@@ -17,7 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
-from semi_nmf_concepts.decomposition._arrays import to_numpy
+from semi_nmf_concepts.decomposition import SemiNMFConcepts, sparse_encode_nonneg
+from semi_nmf_concepts.decomposition._arrays import kind_of, to_numpy
 from semi_nmf_concepts.decomposition._objective import kkt_violation, objective
 from semi_nmf_concepts.decomposition._solvers import _array, _torch, get_backend
 from semi_nmf_concepts.decomposition._solvers._array import ArrayBackend
@@ -379,3 +380,32 @@ def test_triton_runs_on_the_gpu():
     OnDevice("torch")
     pytest.importorskip("triton", reason="triton is not installed")
     assert _array._working_kernels(torch.device("cuda", 0)) is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOL)
+def test_an_estimator_leaves_arrays_on_the_gpu(gpu, dtype):
+    X, _ = problem((2000, 100, 12), dtype)
+    T = gpu.array(X)
+    reference = SemiNMFConcepts(12, alpha=0.2, random_state=0).fit(X)
+    model = SemiNMFConcepts(12, alpha=0.2, random_state=0)
+    V = model.fit_transform(T)
+    again = sparse_encode_nonneg(T, model.components_, alpha=0.2)
+    for array in (V, again, model.components_, model.inverse_transform(V)):
+        assert kind_of(array) == kind_of(T)
+        assert to_numpy(array).dtype == dtype
+    assert_allclose(to_numpy(again), to_numpy(model.transform(T)), atol=1e-3)
+    U = to_numpy(model.components_)
+    assert kkt_violation(X, to_numpy(V), U, 0.2) <= 1e-3
+    assert_allclose(model.objective_, objective(X, to_numpy(V), U, 0.2), rtol=1e-4)
+    assert_allclose(model.objective_, reference.objective_, rtol=0.01)
+
+
+@pytest.mark.gpu
+def test_arrays_in_host_memory_can_be_computed_on_the_gpu(gpu):
+    X, _ = problem((2000, 100, 12), "float32")
+    model = SemiNMFConcepts(12, alpha=0.2, backend=gpu.name, device="cuda", random_state=0)
+    V = model.fit_transform(X)
+    assert isinstance(V, np.ndarray) and isinstance(model.components_, np.ndarray)
+    there = SemiNMFConcepts(12, alpha=0.2, random_state=0).fit(gpu.array(X))
+    assert_allclose(model.objective_, there.objective_, rtol=1e-4)
