@@ -93,10 +93,14 @@ def load(handle):
         _require_image_text(handle, config)
         device = torch_device(handle.device)
         processor = _load_processor(handle, location)
-    model = read_weights(handle, AutoModelForImageTextToText, torch_dtype(handle, device))
+    import torch
+
     from ._architecture import complete_processor, find_image_token_id
 
-    model = model.to(device).eval().requires_grad_(False)
+    # Weights that are made under a caller's inference mode could take part in no gradient later.
+    with torch.inference_mode(False):
+        model = read_weights(handle, AutoModelForImageTextToText, torch_dtype(handle, device))
+        model = model.to(device).eval().requires_grad_(False)
     loads[handle] += 1
     return LoadedModel(
         model=model,
