@@ -30,7 +30,7 @@ test: lint
 
 test-vision: .venv/.test $(VISION)/.installed
 	PYTHONPATH=$(VISION) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests._torchvision_operators \
-		--numprocesses auto -m vision tests/lmm tests/metrics/test_open_clip.py
+		--numprocesses auto -m vision tests/lmm tests/attention tests/metrics/test_open_clip.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -53,8 +53,9 @@ clean:
 	$(PIP) --editable .
 	@touch $@
 
-.venv/.test: .venv/.run
+.venv/.test: constraints-app.txt .venv/.run
 	$(PIP) --editable ".[test]"
+	$(PIP) --no-deps --requirement $<
 	@touch $@
 
 .venv/.docs: .venv/.run
