@@ -28,7 +28,7 @@ _TITLE_WORDS, _CARD_FACTORS, _MINI_IMAGES, _LOCAL_CONCEPTS = 3, 3, 3, 5
 
 def page_context(report):
     """Collect the variables of ``templates/page.html`` from a ConceptReport."""
-    pictures = _Pictures(report)
+    pictures = Pictures(report)
     factors = _factors(report)
     concepts = [_concept(report, concept, pictures) for concept in report.concepts]
     samples = [_sample(report, i, pictures) for i in range(report.n_local)]
@@ -49,7 +49,7 @@ def page_context(report):
     }
 
 
-class _Pictures:
+class Pictures:
     """The thumbnails that the page uses, each stored once and known by its identifier."""
 
     def __init__(self, report):

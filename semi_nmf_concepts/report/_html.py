@@ -59,11 +59,14 @@ def write_html(report, path):
     write_atomically(path, render_html(report))
 
 
-def render_page(template, context, styles=("page.css",)):
-    """Fill a template that extends ``_base.html``; `styles` follow each other in one element."""
+def render_page(template, context, styles=("page.css",), scripts=("page.js",)):
+    """Fill a template that extends ``_base.html``.
+
+    `styles` follow each other in one element, and so do `scripts`.
+    """
     from markupsafe import Markup  # comes with jinja2
 
-    style, script = "".join(map(_read, styles)), _read("page.js")
+    style, script = "".join(map(_read, styles)), "".join(map(_read, scripts))
     policy = (
         "default-src 'none'; img-src data:; "
         f"style-src {_digest(style)}; script-src {_digest(script)}; "

@@ -8,6 +8,8 @@ from ._text import auroc, interval, is_number, number
 _HIST_WIDTH, _HIST_HEIGHT, _HIST_BINS = 240.0, 56.0, 30
 # View box of an AUROC bar: AUROC 0.5 at x = 2, AUROC 1 at x = 102.
 _AUROC_LEFT, _AUROC_WIDTH = 2.0, 100.0
+# View box of a curve: 240 wide, its limits at y = 110 (low) and y = 4 (high).
+_CURVE_WIDTH, _CURVE_LOW, _CURVE_HIGH = 240.0, 110.0, 4.0
 
 
 def histogram(values, marks=()):
@@ -94,3 +96,18 @@ def strengths(scores, n_levels=5):
     span = float(scores.max()) - low
     part = (scores - low) / span if span > 0 else np.ones_like(scores)
     return [int(level) for level in np.clip(np.ceil(part * n_levels), 1, n_levels)]
+
+
+def curve(x, y, limits):
+    """Lay out a curve over [0, 1] as the points of an SVG polyline; unknown values are left out.
+
+    >>> curve([0.0, 0.5, 1.0], [1.0, float("nan"), 0.0], (0.0, 1.0))
+    '0.0,4.0 240.0,110.0'
+    """
+    low, high = limits
+    shares = (np.asarray(y, dtype=np.float64) - low) / (high - low)
+    across = np.asarray(x, dtype=np.float64) * _CURVE_WIDTH
+    down = _CURVE_LOW + shares * (_CURVE_HIGH - _CURVE_LOW)
+    known = np.isfinite(across) & np.isfinite(down)
+    points = zip(across[known].round(1), down[known].round(1), strict=True)
+    return " ".join(f"{a},{b}" for a, b in points)

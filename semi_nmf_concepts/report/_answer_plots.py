@@ -1,0 +1,492 @@
+"""matplotlib figures of the results of ``semi_nmf_concepts.attention``.
+
+Figures are built without pyplot: no window, no global state, nothing to close.
+"""
+
+import math
+
+import numpy as np
+
+from ._answer_drawing import overlay, patch_picture
+from ._answer_layout import arrange
+from ._drawing import (
+    ACCENT,
+    FAINT,
+    GROUND,
+    INK,
+    LINE,
+    SERIES,
+    SOFT,
+    bare,
+    few_ticks,
+    label,
+    legend,
+    new_figure,
+    plain,
+    wrap,
+)
+from ._text import number, percent
+
+_HEAT = "YlOrBr"
+_COLUMNS = 6  # of small pictures
+
+
+def plot_image_map(image_map, image=None, *, opacity=0.8, scale="linear", colours="heat"):
+    """Draw a map over its images.
+
+    Parameters
+    ----------
+    image_map : ImageMap
+    image : int, default=None
+        Which image; None: all, side by side. Images share one scale.
+    opacity, scale, colours
+        As :func:`overlay` takes them.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One pair of axes for each image.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image, or an option of :func:`overlay` is wrong.
+    ImportError
+        matplotlib is not installed.
+    """
+    chosen = _images(image_map.images, image)
+    figure = new_figure((3.6 * len(chosen), 3.9))
+    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
+    options = {"opacity": opacity, "scale": scale, "colours": colours}
+    pictures = _overlays(image_map, options)
+    for axis, index in zip(axes, chosen, strict=True):
+        _picture(axis, pictures[index], image_map.image_names[index] if len(chosen) > 1 else "")
+    share = f", {percent(image_map.share)} on the image" if image_map.share >= 0 else ""
+    _title(figure, f"{image_map.label or 'map'}: {_words(image_map.words)}{share}")
+    return figure
+
+
+def _images(images, image):
+    if image is None:
+        return list(range(len(images)))
+    if not 0 <= image < len(images):
+        raise ValueError(f"image={image} does not exist: there are {len(images)} images.")
+    return [image]
+
+
+def _overlays(image_map, options):
+    """All images with their maps, in one scale."""
+    sizes = [_drawn_size(image) for image in image_map.images]
+    densities = [image_map.pixels(i, size) for i, size in enumerate(sizes)]
+    # Images of several sizes are compared by density per share of the image, not per pixel.
+    densities = [d * d.size for d in densities]
+    maximum = max(float(np.nanmax(d, initial=0.0)) for d in densities)
+    return [
+        overlay(image.resize(size), density, maximum=maximum, **options)
+        for image, size, density in zip(image_map.images, sizes, densities, strict=True)
+    ]
+
+
+def _drawn_size(image, longest=448):
+    scale = longest / max(image.size)
+    return tuple(max(round(side * scale), 1) for side in image.size)
+
+
+def _picture(axis, picture, title=""):
+    bare(axis)
+    if picture is not None:
+        axis.imshow(picture)
+    if title:
+        axis.set_title(label(title, 32), fontsize=8.5, color=SOFT, parse_math=False)
+
+
+def _title(figure, text):
+    width = int(12 * figure.get_figwidth())  # of letters
+    shown = figure.suptitle(wrap(text, width, lines=2), fontsize=10, color=INK)
+    shown.set_parse_math(False)
+
+
+def _words(words):
+    return f"“{' '.join(words)}”" if words else "all words"
+
+
+def plot_trace(trace, words=None, *, layer="mean", drop_sinks=False):
+    """Draw where an answer looked: the image, the map of its words, and every head's.
+
+    Parameters
+    ----------
+    trace : AnswerTrace or AnswerExplanation
+    words : int, str, or list of these, default=None
+        Words of the answer; None: all.
+    layer : int, "mean" or "max", default="mean"
+        Layer of the heads.
+    drop_sinks : bool, default=False
+        As ``AnswerTrace.image_attention`` takes it.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Axes: the image, the mean over all heads, then the heads by their mass on the image, the
+        largest first. Of several images the one with the most attention is drawn.
+
+    Raises
+    ------
+    ValueError
+        If a word is not in the answer, or there is no such layer.
+    ImportError
+        matplotlib is not installed.
+    """
+    trace = getattr(trace, "trace", trace)
+    mean = trace.image_attention(words, layer, "mean", drop_sinks=drop_sinks)
+    maps = [
+        trace.image_attention(words, layer, head, drop_sinks=drop_sinks)
+        for head in range(trace.n_heads)
+    ]
+    order = sorted(range(len(maps)), key=lambda head: -maps[head].share)
+    image = int(np.argmax([float(np.sum(values)) for values in mean.values]))
+    drawn = [("image", None), (f"all heads, {percent(mean.share)}", mean)]
+    drawn += [(f"head {head}, {percent(maps[head].share)}", maps[head]) for head in order]
+    rows = math.ceil(len(drawn) / _COLUMNS)
+    figure = new_figure((1.75 * min(len(drawn), _COLUMNS), 1.95 * rows + 0.4))
+    axes = figure.subplots(rows, min(len(drawn), _COLUMNS), squeeze=False).ravel()
+    for axis in axes:
+        bare(axis)
+    picture = trace.images[image]
+    for axis, (name, one) in zip(axes, drawn, strict=False):
+        _picture(axis, picture if one is None else _one_overlay(one, image), name)
+    where = f"{layer} over layers" if isinstance(layer, str) else f"layer {layer}"
+    _title(figure, f"{trace.answer} – {_words(mean.words)}, {where}")
+    return figure
+
+
+def _one_overlay(image_map, image, longest=224):
+    size = _drawn_size(image_map.images[image], longest)
+    return overlay(image_map.images[image].resize(size), image_map.pixels(image, size))
+
+
+def plot_heads(masses):
+    """Draw the attention mass of every head as a table of layers and heads.
+
+    Parameters
+    ----------
+    masses : HeadMasses
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    values = np.asarray(masses.values, dtype=np.float64)
+    n_layers, n_heads = values.shape
+    figure = new_figure((1.6 + 0.36 * max(n_heads, 6), 1.3 + 0.32 * max(n_layers, 3)))
+    axis = figure.subplots()
+    drawn = axis.imshow(values, cmap=_HEAT, aspect="auto", vmin=0)
+    figure.colorbar(drawn, ax=axis, shrink=0.9).ax.tick_params(labelsize=7.5, colors=SOFT)
+    if values.size <= 120:
+        middle = 0.6 * float(values.max(initial=0.0))
+        for (row, column), value in np.ndenumerate(values):
+            text = f"{100 * value:.0f}"
+            colour = GROUND if value > middle else INK
+            axis.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
+    step = math.ceil(n_heads / 16)
+    axis.set_xticks(range(0, n_heads, step))
+    axis.set_yticks(range(n_layers), [str(layer) for layer in masses.layers])
+    axis.tick_params(labelsize=8, length=0, colors=SOFT)
+    axis.set_xlabel("head", fontsize=8.5, color=SOFT)
+    axis.set_ylabel("layer", fontsize=8.5, color=SOFT)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    _title(figure, f"Attention (%) to the {masses.to}: {_words(masses.words)}")
+    return figure
+
+
+def plot_words(scores):
+    """Draw one bar for each word of the answer, in its order.
+
+    Parameters
+    ----------
+    scores : WordScores
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    figure = new_figure((max(3.4, 0.6 * len(scores.words) + 1), 2.6))
+    axis = figure.subplots()
+    plain(axis, grid="y")
+    axis.bar(range(len(scores.words)), scores.values, width=0.7, color=ACCENT)
+    _name_columns(axis, scores.words)
+    _title(figure, scores.label)
+    return figure
+
+
+def _name_columns(axis, words):
+    names = [label(word, 16) for word in words]
+    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", parse_math=False)
+    axis.tick_params(axis="x", length=0)
+
+
+def plot_relevancy(relevancy, words=None):
+    """Draw, for each word, its relevancy over the images, its shares, and the text that mattered.
+
+    Parameters
+    ----------
+    relevancy : Relevancy
+    words : sequence of int or str, default=None
+        Words to draw, as ``Relevancy.map`` takes them; None: all that are explained.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One row for each word: the images, then the bars.
+
+    Raises
+    ------
+    ValueError
+        If a word is not explained.
+    ImportError
+        matplotlib is not installed.
+    """
+    wanted = list(relevancy.word_indices) if words is None else words
+    wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+    maps = [relevancy.map(word) for word in wanted]
+    n_images = len(maps[0].images)
+    figure = new_figure((1.9 * n_images + 3.2, 1.75 * len(maps) + 0.4))
+    grid = figure.add_gridspec(len(maps), n_images + 1, width_ratios=[1.9] * n_images + [3.2])
+    for row, (word, one) in enumerate(zip(wanted, maps, strict=True)):
+        for image in range(n_images):
+            title = _words(one.words) if image == 0 else ""
+            _picture(figure.add_subplot(grid[row, image]), _one_overlay(one, image), title)
+        axis = figure.add_subplot(grid[row, n_images])
+        _draw_text_share(axis, one.share, relevancy.top_words(word, 4))
+    _title(figure, f"Relevancy ({relevancy.through})")
+    return figure
+
+
+def _draw_text_share(axis, share, top):
+    """The share of the image as one bar, and the words of the text below it."""
+    bare(axis)
+    axis.set(xlim=(0, 1), ylim=(5.2, -0.4))
+    axis.barh([0], [1], height=0.36, color=LINE)
+    axis.barh([0], [share if share >= 0 else 0], height=0.36, color=SERIES[0])
+    axis.text(0, 0.72, f"image {percent(share)}", fontsize=8, color=SOFT, va="center")
+    for row, (text, value) in enumerate(top):
+        line = f"{label(text, 18)}  {number(value)}"
+        axis.text(0.04, 1.7 + 0.9 * row, line, fontsize=8.5, va="center", parse_math=False)
+
+
+def plot_causal_graph(graph, radius=3, *, outside=False):
+    """Draw a causal graph: patches cut from the image and words around the target, by radius.
+
+    Parameters
+    ----------
+    graph : CausalGraph
+    radius : int, default=3
+        Distance from the target up to which nodes are drawn.
+    outside : bool, default=False
+        Whether to draw the nodes that are not in the explanation, too, farthest out.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        An arrowhead at an end: that node is no cause of the other. A plain end: it is one. A
+        circle: the data leave it open. The number below a node is its weight.
+
+    Raises
+    ------
+    ValueError
+        If the radius is not a whole number of at least 1.
+    ImportError
+        matplotlib is not installed.
+    """
+    inside = {*graph.explanation(radius), *np.flatnonzero(np.asarray(graph.radius) == 0).tolist()}
+    drawn = [i for i in range(len(graph.nodes)) if i in inside or outside]
+    rings = [int(graph.radius[i]) if i in inside else None for i in drawn]
+    places = dict(zip(drawn, arrange(rings), strict=True))
+    reach = max((float(np.abs(place).max()) for place in places.values()), default=1.0) + 0.75
+    figure = new_figure((6.4, 6.4))
+    axis = figure.subplots()
+    bare(axis)
+    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
+    for i in drawn:
+        for j in drawn:
+            if i < j and graph.marks[i][j]:
+                pale = not {i, j} <= inside
+                ends = (graph.marks[j][i], graph.marks[i][j])
+                _draw_edge(axis, places[i], places[j], ends, pale)
+    for i in drawn:
+        _draw_node(axis, graph, i, places[i], pale=i not in inside)
+    where = f"layer {graph.layer}, head {graph.head}, alpha {number(graph.alpha)}"
+    _title(figure, f"Causal graph of “{graph.word}”, radius {radius} ({where})")
+    return figure
+
+
+_NODE = 0.34  # half the size of a node, in units of the distance between rings
+
+
+def _draw_edge(axis, start, end, marks, pale):
+    """A line with the mark of each end: 1 circle, 2 arrow, 3 tail."""
+    start, end = np.asarray(start), np.asarray(end)
+    along = (end - start) / (np.linalg.norm(end - start) or 1.0)
+    a, b = start + along * (_NODE + 0.1), end - along * (_NODE + 0.1)
+    look = {"color": FAINT if pale else SOFT, "linewidth": 1.3, "zorder": 1}
+    for at, direction, mark in ((a, -along, marks[0]), (b, along, marks[1])):
+        if mark == 2:
+            arrow = {"arrowstyle": "-|>", "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0}
+            back = at - 0.1 * direction
+            axis.annotate("", at, back, arrowprops=arrow | look)
+        elif mark == 1:
+            ring = {"markerfacecolor": GROUND, "markeredgecolor": look["color"]}
+            axis.plot(*at, "o", markersize=5.5, zorder=2, **ring)
+    axis.plot([a[0], b[0]], [a[1], b[1]], **look)
+
+
+def _draw_node(axis, graph, i, place, pale):
+    node, (x, y) = graph.nodes[i], place
+    picture = None
+    if node["patch"] is not None:
+        box = graph.grids[node["image"]].boxes[node["patch"]]
+        picture = patch_picture(graph.images[node["image"]], box)
+    if picture is not None:
+        extent = (x - _NODE, x + _NODE, y + _NODE, y - _NODE)
+        axis.imshow(picture, extent=extent, zorder=3, alpha=0.4 if pale else 1.0, aspect="equal")
+    else:
+        target = node["kind"] == "target"
+        frame = {"boxstyle": "round,pad=0.35", "edgecolor": ACCENT}
+        frame["facecolor"] = ACCENT if target else GROUND
+        look = {"fontsize": 9, "ha": "center", "va": "center", "zorder": 4, "bbox": frame}
+        colour = GROUND if target else FAINT if pale else INK
+        axis.text(x, y, label(str(node["label"]), 12), color=colour, parse_math=False, **look)
+    if not pale and node["kind"] != "target":
+        # On the side that no edge to the target crosses.
+        beside = y + _NODE + 0.05 if y >= 0 else y - _NODE - 0.05
+        look = {"fontsize": 7.5, "ha": "center", "va": "top" if y >= 0 else "bottom"}
+        axis.text(x, beside, number(float(graph.weights[i])), color=SOFT, zorder=4, **look)
+
+
+def plot_faithfulness(curves):
+    """Draw deletion and insertion curves of a map, beside those of random maps.
+
+    Parameters
+    ----------
+    curves : FaithfulnessCurves
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Two pairs of axes, deletion (lower is better) and insertion (higher is better).
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    from matplotlib.lines import Line2D
+
+    figure = new_figure((7.6, 3.2))
+    for axis, kind, note in zip(
+        figure.subplots(1, 2), ("deletion", "insertion"), ("↓ better", "↑ better"), strict=True
+    ):
+        plain(axis, kind.capitalize(), note)
+        few_ticks(axis)
+        random = np.atleast_2d(np.asarray(getattr(curves, f"random_{kind}"), dtype=np.float64))
+        for row in random:
+            axis.plot(curves.fractions, row, color=FAINT, linewidth=0.8, alpha=0.5)
+        own = getattr(curves, kind)
+        axis.plot(curves.fractions, own, color=ACCENT, linewidth=2, marker="o", markersize=3)
+        axis.set_xlabel("share of the image")
+        areas = np.asarray(getattr(curves, f"random_{kind}_areas"), dtype=np.float64)
+        own = Line2D([], [], color=ACCENT, linewidth=2)
+        own.set_label(f"area {number(float(getattr(curves, f'{kind}_area')))}")
+        others = Line2D([], [], color=FAINT, linewidth=0.8)
+        others.set_label(f"random {number(float(areas.mean())) if areas.size else '–'}")
+        legend(axis, [own, others], loc="best")
+    _title(figure, f"“{curves.word}”: {curves.label}")
+    return figure
+
+
+def plot_concept_activations(activations, n_concepts=10):
+    """Draw how active each concept is at each word of the answer.
+
+    Parameters
+    ----------
+    activations : ConceptActivationMap
+    n_concepts : int, default=10
+        Number of rows at most: the concepts with the largest activation.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    values = np.asarray(activations.word_activations, dtype=np.float64).T
+    order = np.argsort(-values.max(axis=1, initial=0.0), kind="stable")[:n_concepts]
+    names = []
+    for k in order:
+        concept = activations.concepts[k]
+        words = ", ".join(list(concept["words"])[:3]) or "(no words)"
+        names.append(f"{concept['index']}  {label(words, 30)}")
+    figure = new_figure((3.2 + 0.55 * len(activations.words), 1.4 + 0.34 * len(order)))
+    axis = figure.subplots()
+    drawn = axis.imshow(values[order], cmap=_HEAT, aspect="auto", vmin=0)
+    figure.colorbar(drawn, ax=axis, shrink=0.9).ax.tick_params(labelsize=7.5, colors=SOFT)
+    _name_columns(axis, activations.words)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    axis.tick_params(labelsize=8, length=0, colors=SOFT)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    _title(figure, "Activation of concepts at each word")
+    return figure
+
+
+def plot_concept_ablation(ablation):
+    """Draw the logits of an answer before and after a concept was removed or scaled.
+
+    Parameters
+    ----------
+    ablation : ConceptAblation
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One pair of points for each token of the answer; the title says the answers.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    from matplotlib.lines import Line2D
+
+    before, after = np.asarray(ablation.logits_before), np.asarray(ablation.logits_after)
+    figure = new_figure((max(4.6, 0.6 * len(before) + 1), 3.4))
+    axis = figure.subplots()
+    words = ", ".join(list(ablation.concept_words)[:3])
+    plain(axis, f"Logits with concept {ablation.concept} × {ablation.scale:g}", label(words), "y")
+    columns = np.arange(len(before))
+    axis.vlines(columns, before, after, color=LINE, linewidth=3, zorder=1)
+    axis.plot(columns, before, "o", color=FAINT, markersize=6)
+    axis.plot(columns, after, "o", color=ACCENT, markersize=6)
+    _name_columns(axis, [str(token).strip() or "␣" for token in ablation.tokens])
+    look = {"linestyle": "none", "marker": "o", "markersize": 6}
+    handles = [
+        Line2D([], [], color=FAINT, label="as it is", **look),
+        Line2D([], [], color=ACCENT, label="changed", **look),
+    ]
+    legend(axis, handles, loc="best")
+    new = "" if ablation.answer_after is None else f" → “{ablation.answer_after}”"
+    _title(figure, f"“{ablation.answer_before}”{new}")
+    return figure

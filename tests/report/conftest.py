@@ -1,0 +1,3 @@
+"""Fixtures that pages are opened with."""
+
+from tests._browser import browser, page  # noqa: F401

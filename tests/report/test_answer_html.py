@@ -1,0 +1,362 @@
+"""The page of one answer as text: complete, escaped, self-contained, and its data right."""
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from semi_nmf_concepts.report import render_answer, write_answer_html
+from semi_nmf_concepts.report._answer_context import answer_context
+from semi_nmf_concepts.report._answer_data import Rows
+from semi_nmf_concepts.report._answer_packing import as_script, pack, pack_finely, spread
+from tests.report._answer_fixture import NASTY, example_explanation
+from tests.report.test_html import Page, one_line
+
+
+@pytest.fixture(scope="module")
+def explanation():
+    return example_explanation()
+
+
+@pytest.fixture(scope="module")
+def html(explanation):
+    return render_answer(explanation)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture(scope="module")
+def data(html):
+    return data_of(html)
+
+
+@pytest.fixture(scope="module")
+def nasty():
+    """Markup in words, the question, file names, the model's name and tokens."""
+    return example_explanation(nasty=True, n_images=2, tiles=True)
+
+
+def script_of(html):
+    (text,) = re.findall(r'id="answer-data">(.*?)</script>', html, re.DOTALL)
+    return text
+
+
+def data_of(html):
+    return json.loads(script_of(html))
+
+
+def unpacked(packed):
+    """The page's arrays, read as its script is to read them."""
+    stream = zlib.decompress(base64.b64decode(packed["data"]))
+    shape = packed["shape"]
+    if packed.get("fine"):
+        scale = np.frombuffer(stream[:4], "<f4")[0]
+        return scale * np.frombuffer(stream[4:], "<u2").reshape(shape) / 65535
+    count = int(np.prod(shape[:-1]))
+    scales = np.frombuffer(stream[: 4 * count], "<f4").reshape(shape[:-1])
+    codes = np.frombuffer(stream[4 * count :], np.uint8).reshape(shape)
+    return scales[..., None] * (codes / 255.0) ** 2
+
+
+def part(parts, key):
+    (found,) = [unpacked(one) for one in parts if one["layer"] == key]
+    return found
+
+
+# ---- what is on the page -----------------------------------------------------------------------
+
+
+def test_sections_in_order(page):
+    ids = [attrs["id"] for attrs in page.all("section")]
+    expected = ["heads", "relevancy", "causal", "concepts", "faithfulness", "tokens", "record"]
+    assert ids == expected
+    links = [value[1:] for value in page.values("href") if value.startswith("#")]
+    assert set(expected) <= set(links)
+
+
+def test_words_are_buttons_and_tokens_have_their_numbers(explanation, page):
+    trace = explanation.trace
+    buttons = [attrs for attrs in page.all("button") if "data-word" in attrs]
+    assert [int(attrs["data-word"]) for attrs in buttons] == list(range(len(trace.words)))
+    for word in trace.words:
+        assert word.text in page.content
+    for logit in trace.logits:
+        assert f"{logit:.3g}" in page.content
+    masses = [trace.masses(i) for i, word in enumerate(trace.words) if word.stop - word.start == 1]
+    assert masses and all(f"{m['entropy']:.2f}" in page.content for m in masses)
+    assert all(f"{m['image']:.0%}" in page.content for m in masses)
+
+
+def test_relevancy_shares_top_words_and_areas_are_there_without_script(explanation, page):
+    found = explanation.relevancy["both"]
+    for word, (image, text) in zip(found.words, found.shares, strict=True):
+        assert f"{word} {image:.0%} {text:.0%}" in page.content
+    assert "0.240" in page.content and "5 random orders" in page.content
+    assert page.content.count("through the vision encoder") == 0  # which says nothing of text
+
+
+def test_the_record_says_how_to_run_it_again(page):
+    for text in ("fingerprint", "0123456789abcdef", "transformers", "5.23.0", "image tokens", "49"):
+        assert text in page.content
+    assert "scene 1.png (224 × 168)" in page.content
+
+
+def test_example_images_and_the_image_are_stored_once(page):
+    ids = page.values("id")
+    assert ids.count("image-0") == 1
+    shown = [attrs["href"] for attrs in page.all("use")]
+    assert {f"#{i}" for i in ids if i.startswith(("image-", "picture-"))} == set(shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        ({"concepts": False}, ["concepts"]),
+        ({"causal": False}, ["causal", "faithfulness"]),
+        ({"through": ()}, ["relevancy"]),
+    ],
+)
+def test_what_was_not_made_is_left_out_with_its_link(options, gone):
+    page = Page(render_answer(example_explanation(**options)))
+    ids = [attrs["id"] for attrs in page.all("section")]
+    assert not set(gone) & set(ids)
+    assert not {f"#{name}" for name in gone} & set(page.values("href"))
+
+
+def test_reasons_of_what_could_not_be_made(explanation):
+    settings = {"left_out": {"relevancy (vision)": "its tokens are <no> mixture"}}
+    content = Page(render_answer(replace(explanation, settings=settings))).content
+    assert "Left out: relevancy (vision). its tokens are <no> mixture" in content
+
+
+def test_an_answer_of_one_word():
+    found = example_explanation(words=["dog"], through=("language",), concepts=False)
+    trace = replace(found.trace, question="", question_words=[])
+    assert "What the model wrote" in Page(render_answer(replace(found, trace=trace))).content
+
+
+# ---- escaped and self-contained -----------------------------------------------------------------
+
+
+def test_strings_make_no_markup(nasty):
+    html = render_answer(nasty)
+    page = Page(html)
+    assert len(page.all("script")) == 2  # the script and its data
+    assert not page.all("img")
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+    assert one_line(NASTY) in page.content  # shown, not run
+    assert html.count("</script>") == 2
+    script = script_of(html)
+    assert not set("<>&\u2028") & set(script)
+    texts = data_of(html)
+    assert texts["words"][1]["text"] == one_line(NASTY) == texts["images"][0]["name"]
+
+
+def test_no_string_can_end_the_data():
+    text = as_script({"a": "</script><!-- \u2028 \u2029 & é"})
+    assert not set("<>&\u2028\u2029é") & set(text)
+    assert json.loads(text) == {"a": "</script><!-- \u2028 \u2029 & é"}
+
+
+def test_text_direction_and_lone_surrogates(explanation):
+    trace = replace(explanation.trace, image_names=["\u202egnp.exe\udcff"], question="a\u202eb")
+    html = render_answer(replace(explanation, trace=trace))
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08]", html)
+    assert not re.search(r"\\u202e|\\udcff", html)
+    html.encode("utf-8")
+
+
+def test_nothing_points_outside(html, page):
+    for attribute in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
+        for value in page.values(attribute):
+            assert value.startswith(("#", "data:image/"))
+    code = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|innerHTML|eval\(|Function\(", code)
+    assert not re.search(r"https?://", re.sub(r"base64,[\w+/=]+", "", html))
+
+
+def test_policy_admits_exactly_the_inlined_style_and_script(html, page):
+    (policy,) = [attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs]
+    for kind in ("style", "script"):
+        text = re.search(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    assert not page.values("style")
+
+
+def test_references_inside_the_page_resolve_and_controls_have_names(page):
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    targets = [value for value in page.values("href") if value.startswith("#")]
+    for name in ("aria-labelledby", "aria-describedby", "aria-controls", "for"):
+        targets += ["#" + value for value in page.values(name)]
+    assert {target[1:] for target in targets} <= set(ids)
+    heads = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert heads.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(heads, heads[1:], strict=False))
+    for tag, attrs in page.elements:
+        if attrs.get("role") in ("img", "region", "application", "grid"):
+            assert "aria-label" in attrs, (tag, attrs)
+
+
+def test_same_explanation_same_page(html):
+    assert render_answer(example_explanation()) == html
+
+
+def test_numbers_that_are_not_finite(explanation):
+    trace = replace(explanation.trace, logits=np.full_like(explanation.trace.logits, np.inf))
+    graph = replace(explanation.causal[1], weights=np.full(10, np.nan))
+    curves = replace(explanation.faithfulness[2], deletion=np.full(9, np.nan))
+    odd = replace(explanation, trace=trace, causal={1: graph}, faithfulness={2: curves})
+    html = render_answer(odd)
+    assert data_of(html)["causal"][0]["nodes"][0]["weight"] is None
+    assert not {"nan", "inf", "NaN", "None"} & set(Page(html).content.split())
+
+
+def test_the_file_is_written_whole(explanation, html, tmp_path):
+    explanation.to_html(tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == html
+    with pytest.raises(OSError, match="cannot write"):
+        write_answer_html(explanation, tmp_path)
+
+
+# ---- the data are those of the trace ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [0, 3, "mean", "max"])
+@pytest.mark.parametrize("head", [2, "mean", "max"])
+def test_maps_are_those_of_the_trace(explanation, data, layer, head):
+    trace, found = explanation.trace, data["attention"]
+    if isinstance(head, int):
+        rows = part(found["by_head"], layer)[head]
+    else:
+        rows = part(found["planes"], layer)[("mean", "max").index(head)]
+    for word in range(len(trace.words)):
+        expected = np.concatenate(trace.image_attention(word, layer, head).values)
+        np.testing.assert_allclose(rows[word], expected, atol=0.0042 * expected.max())
+
+
+def test_maps_of_several_words_are_means_over_their_tokens(explanation, data):
+    trace = explanation.trace
+    rows = part(data["attention"]["planes"], "mean")[0]
+    counts = np.array([word["tokens"] for word in data["words"]])
+    assert set(counts) == {1, 2}
+    expected = np.concatenate(trace.image_attention([1, 2, 5]).values)
+    mean = np.average(rows[[1, 2, 5]], axis=0, weights=counts[[1, 2, 5]])
+    np.testing.assert_allclose(mean, expected, atol=0.005 * expected.max())
+
+
+def test_sums_are_the_masses_of_the_trace(explanation, data):
+    trace = explanation.trace
+    sums = {name: unpacked(packed) for name, packed in data["attention"]["sums"].items()}
+    keys = ["mean", "max", 0, 1, 2, 3]
+    for (i, layer), (j, head) in [
+        ((0, "mean"), (0, "mean")),
+        ((1, "max"), (4, 2)),
+        ((3, 1), (1, "max")),
+    ]:
+        assert keys[i] == layer
+        for word in range(len(trace.words)):
+            masses = trace.masses(word, layer, head)
+            whole = sums["all"][i, j, word]
+            for name in ("image", "question"):
+                assert sums[name][i, j, word] / whole == pytest.approx(masses[name], abs=2e-4)
+            share = trace.image_attention(word, layer, head, drop_sinks=True).share
+            kept = sums["image_kept"][i, j, word] / sums["all_kept"][i, j, word]
+            assert kept == pytest.approx(share, abs=2e-4)
+    for to in ("image", "question"):
+        expected = trace.heads_by_layers(to, 1).values
+        np.testing.assert_allclose(sums[to][2:, 2:, 1], expected, atol=2e-4)
+
+
+def test_relevancy_and_concept_maps(explanation, data):
+    for found in data["relevancy"]:
+        one = explanation.relevancy[found["through"]]
+        rows = unpacked(found["image"])
+        for row, word in zip(rows, one.word_indices, strict=True):
+            expected = np.concatenate(one.map(word).values)
+            np.testing.assert_allclose(row, expected, atol=0.0042 * expected.max())
+        assert found["words"] == one.word_indices
+    maps = unpacked(data["concepts"]["maps"])
+    item = data["concepts"]["items"][0]
+    for word, row in item["maps"].items():
+        expected = np.concatenate(explanation.concepts.map(item["index"], int(word)).values)
+        np.testing.assert_allclose(maps[row], expected, atol=0.0042 * expected.max())
+    peaks = [max(item["values"]) for item in data["concepts"]["items"]]
+    assert peaks == sorted(peaks, reverse=True) and min(peaks) > 0
+
+
+def test_the_causal_graph_is_whole(explanation, data):
+    graph = explanation.causal[1]
+    found = data["causal"][0]
+    np.testing.assert_array_equal(found["marks"], graph.marks)
+    assert [node["label"] for node in found["nodes"]] == [node["label"] for node in graph.nodes]
+    np.testing.assert_allclose([n["weight"] for n in found["nodes"]], graph.weights, rtol=1e-5)
+
+
+def test_tokens_without_a_place_have_no_box(nasty):
+    images = data_of(render_answer(nasty))["images"]
+    for image, grid in zip(images, nasty.trace.grids, strict=True):
+        missing = [box is None for box in image["boxes"]]
+        assert sum(missing) == 14 and missing == np.isnan(grid.boxes[:, 0]).tolist()
+        assert [block["name"] for block in image["blocks"]] == [b.name for b in grid.blocks]
+
+
+def test_rows_without_question_words(explanation):
+    rows = Rows(replace(explanation.trace, question_words=[]))
+    assert not rows.sums("mean")["question"].any()
+
+
+# ---- what fits ----------------------------------------------------------------------------------
+
+
+def test_a_large_model_stays_below_five_megabytes_and_says_what_is_missing():
+    words = [f"word{i}" for i in range(15)]
+    large = example_explanation(words=words, n_layers=32, n_heads=32, shape=(24, 24))
+    assert large.trace.n_tokens == 20
+    html = render_answer(large)
+    assert 3_500_000 < len(html.encode()) < 5_000_000  # the room is used
+    attention = data_of(html)["attention"]
+    kept = [one["layer"] for one in attention["by_head"]]
+    assert {"mean", "max", 0, 31} <= set(kept) and len(kept) < 34
+    assert len(attention["planes"]) == 34  # the means over heads of every layer
+    assert f"single heads for {len(kept) - 2} of the 32 layers" in Page(html).content
+
+
+def test_little_room_keeps_the_means(explanation):
+    context = answer_context(explanation, 0)
+    attention = json.loads(context["data"])["attention"]
+    assert [one["layer"] for one in attention["planes"]] == ["mean", "max"]
+    assert attention["by_head"] == []
+    assert any("single heads for no layer" in text for text in context["left_out"])
+    assert answer_context(explanation, 5_000_000)["left_out"] == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 28, 32, 80])
+def test_every_beginning_of_the_order_is_spread(n):
+    order = spread(n)
+    assert sorted(order) == list(range(n))
+    for count in range(2, n):
+        gaps = np.diff(sorted(order[:count]))
+        assert gaps.max() <= 2 * (n - 1) / (count - 1) + 2
+
+
+def test_packing_is_close_and_keeps_small_values():
+    rng = np.random.default_rng(0)
+    values = rng.gamma(0.3, 1.0, (3, 4, 50))
+    values[0, 0] = 0
+    found = unpacked(pack(values))
+    np.testing.assert_allclose(found, values, atol=0.0042 * values.max())
+    small = (values > 1e-3 * values.max(axis=-1, keepdims=True)) & (values > 0)
+    np.testing.assert_allclose(found[small], values[small], rtol=0.13)
+    np.testing.assert_allclose(unpacked(pack_finely(values)), values, atol=values.max() / 1e5)
+    assert not unpacked(pack([[np.nan, -1.0]])).any()
