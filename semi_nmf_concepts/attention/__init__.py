@@ -28,6 +28,8 @@ __getattr__, __dir__, __all__ = attach(
         "deletion_insertion": "_faithfulness",
         "explain_answer": "_explain",
         "icd": "_icd",
+        "most_visual_head": "_explain",
+        "relevancies": "_relevancy",
         "relevancy": "_relevancy",
         "trace_answer": "_trace",
     },

@@ -12,6 +12,7 @@ from semi_nmf_concepts._files import write_atomically
 
 # The only types that a file can bring to life: name -> module.
 _TYPES = {
+    "AnswerExplanation": "attention",
     "AnswerTrace": "attention",
     "AnswerWord": "attention",
     "CausalGraph": "attention",
@@ -49,7 +50,7 @@ class Result:
 
         The file is replaced in one step; nothing in it is pickled.
         """
-        arrays = {}
+        arrays = _Arrays()
         document = {"format_version": FORMAT_VERSION, "result": _encode(self, arrays)}
         text = json.dumps(document, ensure_ascii=True, allow_nan=False)
         arrays["document"] = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -83,6 +84,23 @@ class Result:
         return _plain(self)
 
 
+class _Arrays(dict):
+    """Name -> array, and images as PNG bytes, each once however many maps show it."""
+
+    def __init__(self):
+        super().__init__()
+        self._images = {}  # id -> (image, name); the image, so that its id stays its own
+
+    def image(self, image):
+        """Store an image; returns its name."""
+        if id(image) not in self._images:
+            buffer = io.BytesIO()
+            image.save(buffer, format="PNG")
+            content = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+            self._images[id(image)] = image, _stored(content, self)
+        return self._images[id(image)][1]
+
+
 def _fields(value):
     return [f.name for f in dataclasses.fields(value) if not f.name.startswith("_")]
 
@@ -101,9 +119,7 @@ def _encode(value, arrays):
     if isinstance(value, np.ndarray):
         return {"array": _stored(value, arrays)}
     if isinstance(value, Image.Image):
-        buffer = io.BytesIO()
-        value.save(buffer, format="PNG")
-        return {"image": _stored(np.frombuffer(buffer.getvalue(), dtype=np.uint8), arrays)}
+        return {"image": arrays.image(value)}
     if sparse.issparse(value):
         matrix = sparse.csr_array(value)
         parts = [_stored(part, arrays) for part in (matrix.data, matrix.indices, matrix.indptr)]

@@ -24,6 +24,14 @@ def seed(text):
     return positive(text, minimum=0)
 
 
+def at_least_zero(text):
+    """A number of at least zero."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
 def fraction(text):
     """A number from zero to below one."""
     value = float(text)
@@ -52,7 +60,7 @@ def listed(convert):
     return read
 
 
-def add_model_options(command, with_layer=True):
+def add_model_options(command, with_layer=True, with_forms=True):
     """How a model is loaded and asked."""
     group = command.add_argument_group("model")
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
@@ -66,12 +74,13 @@ def add_model_options(command, with_layer=True):
         )
     group.add_argument("--prompt", help="prompt text (default: the model's own)")
     group.add_argument("--max-new-tokens", type=positive, help="longest caption")
-    group.add_argument(
-        "--forms",
-        type=forms,
-        default="plural",
-        help="plural (default), exact, or words, joined by commas, that count as the token, too",
-    )
+    if with_forms:
+        group.add_argument(
+            "--forms",
+            type=forms,
+            default="plural",
+            help="plural (default), exact, or words, joined by commas, that count as the token",
+        )
     group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
     )
@@ -139,21 +148,27 @@ def objective_changes(args):
     return changes
 
 
-def build_featurizer(args, **fixed):
-    """`LMMTokenFeaturizer` with the options of the command; those not given keep its defaults."""
-    from semi_nmf_concepts.lmm import LMMTokenFeaturizer, load_model
+def chosen_model(args):
+    """Handle of the model that the command names."""
+    from semi_nmf_concepts.lmm import load_model
 
-    model = load_model(
+    return load_model(
         args.model,
         revision=getattr(args, "revision", None),
         dtype=getattr(args, "dtype", "auto"),
         device=args.device,
         trust_remote_code=getattr(args, "trust_remote_code", False),
     )
+
+
+def build_featurizer(args, **fixed):
+    """`LMMTokenFeaturizer` with the options of the command; those not given keep its defaults."""
+    from semi_nmf_concepts.lmm import LMMTokenFeaturizer
+
     names = ("token", "layer", "prompt", "max_new_tokens", "forms", "batch_size", "cache")
     options = {name: getattr(args, name, None) for name in (*names, "on_error")}
     return LMMTokenFeaturizer(
-        model,
+        chosen_model(args),
         verbose=0 if args.quiet else 1,
         **{name: value for name, value in options.items() if value is not None},
         **fixed,

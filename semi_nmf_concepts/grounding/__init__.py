@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = attach(
         "LocalExplanation": "_records",
         "Samples": "_records",
         "ConceptReport": "_report",
+        "dump_json": "_saving",
+        "require_same_model": "_provenance",
         "thumbnail": "_report",
         "WordGrounding": "_words",
         "is_real_word": "_words",
