@@ -42,6 +42,8 @@ class PAG(Result):
     p_values: np.ndarray
     n_tests: int
 
+    plotter = "plot_pag"
+
     def __repr__(self):
         edges = self.edges()
         shown = ", ".join(edges[:8]) + (", ..." if len(edges) > 8 else "")

@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = attach(
         "plot_image_map": "_answer_plots",
         "plot_heads": "_answer_plots",
         "plot_words": "_answer_plots",
+        "plot_pag": "_answer_plots",
         "plot_relevancy": "_answer_plots",
         "plot_causal_graph": "_answer_plots",
         "plot_faithfulness": "_answer_plots",

@@ -40,6 +40,8 @@ def answer_context(explanation, max_bytes):
         "head": _head(trace),
         "images": images,
         "words": [{"text": shown(word.text), "index": i} for i, word in enumerate(trace.words)],
+        # The script takes sinks off the map of places, where queries are not seen singly.
+        "has_sinks": not any(grid.query_layers for grid in trace.grids),
         "through": [_through(name) for name in explanation.relevancy],
         "relevancy": _relevancy(explanation),
         "causal": [_causal(graph) for _, graph in sorted(explanation.causal.items())],
@@ -216,7 +218,7 @@ def _tokens(trace):
     mean /= mean.sum(axis=-1, keepdims=True)
     image = mean[:, rows.columns].sum(axis=-1)
     question = mean[:, rows.question].sum(axis=-1)
-    entropy = [_entropy(row[rows.columns]) for row in mean]
+    entropy = [_entropy(row) for row in rows.places(mean)]
     return [
         {
             "text": shown(trace.tokens[trace.n_prompt + t]),

@@ -96,7 +96,10 @@ def _image(image, name, grid, longest):
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=88, subsampling=0)
     boxes = np.round(grid.boxes, 5)
+    # What queries read of each place; of other image tokens each has its own.
+    reads = grid.to_places(np.eye(len(grid.positions))) if grid.query_layers else None
     return {
+        "reads": None if reads is None else pack(reads),
         "name": clean(name),
         "width": small.width,
         "height": small.height,
@@ -165,8 +168,13 @@ class Rows:
         return np.stack([rows[:, w.start : w.stop].mean(axis=1) for w in self._trace.words], axis=1)
 
     def on_image(self, layer):
-        """(2 + heads, words, image tokens)."""
-        return self.of_words(self.of_tokens(layer)[..., self.columns])
+        """(2 + heads, words, places of all images)."""
+        return self.places(self.of_words(self.of_tokens(layer)))
+
+    def places(self, rows):
+        """Values of the places of all images, from rows over the positions."""
+        grids = self._trace.grids
+        return np.concatenate([g.to_places(rows[..., g.positions]) for g in grids], axis=-1)
 
     def sums(self, layer):
         """Sums of the rows of words, each (2 + heads, words).
@@ -248,6 +256,7 @@ def _causal(graph):
                 "label": shown(str(node["label"])),
                 "image": None if node.get("image") is None else int(node["image"]),
                 "patch": None if node.get("patch") is None else int(node["patch"]),
+                "query": _query(node, graph.grids),
                 "mass": _number(node.get("mass")),
                 "radius": int(radius),
                 "weight": _number(weight),
@@ -256,6 +265,13 @@ def _causal(graph):
         ],
         "marks": np.asarray(graph.marks).astype(int).tolist(),
     }
+
+
+def _query(node, grids):
+    """Which query of its image a node is; None if it is none."""
+    if node.get("image") is None or not grids[node["image"]].query_layers:
+        return None
+    return int(np.searchsorted(grids[node["image"]].positions, node["position"]))
 
 
 def _curves(curves):

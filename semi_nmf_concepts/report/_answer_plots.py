@@ -317,12 +317,7 @@ def plot_causal_graph(graph, radius=3, *, outside=False):
     axis = figure.subplots()
     bare(axis)
     axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
-    for i in drawn:
-        for j in drawn:
-            if i < j and graph.marks[i][j]:
-                pale = not {i, j} <= inside
-                ends = (graph.marks[j][i], graph.marks[i][j])
-                _draw_edge(axis, places[i], places[j], ends, pale)
+    _draw_edges(axis, graph.marks, places, inside)
     for i in drawn:
         _draw_node(axis, graph, i, places[i], pale=i not in inside)
     where = f"layer {graph.layer}, head {graph.head}, alpha {number(graph.alpha)}"
@@ -331,6 +326,15 @@ def plot_causal_graph(graph, radius=3, *, outside=False):
 
 
 _NODE = 0.34  # half the size of a node, in units of the distance between rings
+
+
+def _draw_edges(axis, marks, places, inside):
+    """The edges between placed nodes (node -> place); pale where they leave `inside`."""
+    for i in places:
+        for j in places:
+            if i < j and marks[i][j]:
+                ends = (marks[j][i], marks[i][j])
+                _draw_edge(axis, places[i], places[j], ends, pale=not {i, j} <= set(inside))
 
 
 def _draw_edge(axis, start, end, marks, pale):
@@ -371,6 +375,45 @@ def _draw_node(axis, graph, i, place, pale):
         beside = y + _NODE + 0.05 if y >= 0 else y - _NODE - 0.05
         look = {"fontsize": 7.5, "ha": "center", "va": "top" if y >= 0 else "bottom"}
         axis.text(x, beside, number(float(graph.weights[i])), color=SOFT, zorder=4, **look)
+
+
+def plot_pag(pag, names=None):
+    """Draw a partial ancestral graph, its variables on a circle.
+
+    Parameters
+    ----------
+    pag : PAG
+    names : list of str, default=None
+        Names of the variables; their numbers by default.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Ends of edges as in :func:`plot_causal_graph`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one name for each variable.
+    ImportError
+        matplotlib is not installed.
+    """
+    n = len(pag.marks)
+    names = [str(i) for i in range(n)] if names is None else [str(name) for name in names]
+    if len(names) != n:
+        raise ValueError(f"names must have {n} entries, one for each variable, got {len(names)}.")
+    places = dict(enumerate(arrange([1] * n)))
+    reach = max((float(np.abs(place).max()) for place in places.values()), default=1.0) + 0.75
+    figure = new_figure((6.4, 6.4))
+    axis = figure.subplots()
+    bare(axis)
+    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
+    _draw_edges(axis, pag.marks, places, places)
+    for i, place in places.items():
+        frame = {"boxstyle": "round,pad=0.35", "edgecolor": ACCENT, "facecolor": GROUND}
+        look = {"fontsize": 9, "ha": "center", "va": "center", "zorder": 4, "bbox": frame}
+        axis.text(*place, label(names[i], 12), color=INK, parse_math=False, **look)
+    return figure
 
 
 def plot_faithfulness(curves):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from semi_nmf_concepts.attention import icd
 from semi_nmf_concepts.report import plot_causal_graph, plot_image_map, plot_relevancy, plot_trace
 from tests.report._answer_fixture import example_ablation, example_explanation
 
@@ -126,6 +127,18 @@ def test_nodes_outside_are_drawn_on_demand(simple):
     graph = simple.causal[1]
     images = [node for node in graph.nodes if node["kind"] == "image"]
     assert len(plot_causal_graph(graph, outside=True).axes[0].images) == len(images)
+
+
+def test_a_pag_with_the_marks_of_its_edges():
+    rho = np.array([[1, 0, 0.6], [0, 1, 0.6], [0.6, 0.6, 1]])
+    pag = icd(rho, 5000, [0, 1, 2])
+    assert pag.edges() == ["0 o-> 2", "1 o-> 2"]
+    axis = pag.plot(names=["$a$", "<b>", "c"]).axes[0]
+    assert {"$a$", "<b>", "c"} <= {text.get_text() for text in axis.texts}
+    assert sum(line.get_marker() == "o" for line in axis.lines) == 2
+    assert sum(getattr(text, "arrow_patch", None) is not None for text in axis.texts) == 2
+    with pytest.raises(ValueError, match="names must have 3 entries"):
+        pag.plot(names=["a"])
 
 
 def test_curves_of_the_map_and_of_random_ones(simple):

@@ -54,11 +54,12 @@ var Answer = (function () {
     for (const relevancy of data.relevancy) relevancy.image = await unpack(relevancy.image);
     if (data.concepts) data.concepts.maps = await unpack(data.concepts.maps);
     let start = 0;
-    data.images.forEach(function (image) {
+    for (const image of data.images) {
       image.start = start;
       start += image.boxes.length;
-    });
-    data.n = start;  // image tokens of all images, numbered one after the other
+      if (image.reads) image.reads = await unpack(image.reads);
+    }
+    data.n = start;  // places of all images, numbered one after the other
     return data;
   }
 

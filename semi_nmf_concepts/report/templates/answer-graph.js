@@ -135,7 +135,12 @@ Answer.graph = (function () {
 
   function drawMap(nodes) {
     const place = byId("graph-map"), map = new Float32Array(data.n);
-    nodes.forEach(function (node) { if (node.patch !== null && inside(node)) map[data.images[node.image].start + node.patch] = Math.max(node.weight, 0); });
+    nodes.forEach(function (node) {
+      if (!inside(node) || node.image === null) return;
+      const image = data.images[node.image], weight = Math.max(node.weight, 0);
+      if (node.patch !== null) map[image.start + node.patch] = weight;
+      if (node.query !== null) image.reads.row(node.query).forEach(function (share, i) { map[image.start + i] += weight * share; });
+    });
     const index = Answer.draw.strongest(data, map);
     const thumb = Answer.draw.thumbnail(data, index, "Weights of the patches of the explanation");
     Answer.draw.fillThumbnail(thumb, data, index, map, Answer.view.look(), 240);
