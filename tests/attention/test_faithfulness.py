@@ -209,7 +209,8 @@ def test_bad_arguments(trace, arguments, message):
 
 
 def test_tokens_without_places(trace_of):
-    trace = trace_of("blip2-opt", answer="a dog")
+    trace = trace_of("llava", answer="a dog")
+    trace.grids[0].boxes = np.full_like(trace.grids[0].boxes, np.nan)
     with pytest.raises(ValueError, match="stand for no places in the image"):
         deletion_insertion(trace, constant(trace))
 
