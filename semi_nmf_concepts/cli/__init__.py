@@ -3,7 +3,9 @@
 ``semi-nmf-concepts demo`` explains the bundled model on the bundled scenes, ``semi-nmf-concepts
 concepts`` does the same with a model and images of your own, ``semi-nmf-concepts evaluate`` makes
 the published tables and figures for either, and ``semi-nmf-concepts extract`` only collects the
-states, of any number of images. All are thin: everything they do is done by public functions.
+states, of any number of images. ``semi-nmf-concepts explain`` looks inside one answer and writes a
+page, and ``semi-nmf-concepts app`` does the same interactively. All are thin: everything they do is
+done by public functions.
 
 Exit status: 0 the results are written; 1 the run failed (data, model, folder); 2 the command itself
 is wrong; 130 interrupted. Results and the summary go to standard output; progress, warnings and
@@ -15,6 +17,8 @@ import sys
 
 import semi_nmf_concepts as package
 
+from ._answer import add_explain
+from ._app import add_app
 from ._evaluate import add_evaluate
 from ._explain import add_concepts, add_demo
 from ._extract import add_extract
@@ -69,4 +73,6 @@ def build_parser():
     add_concepts(commands)
     add_evaluate(commands)
     add_extract(commands)
+    add_explain(commands)
+    add_app(commands)
     return parser
