@@ -187,8 +187,9 @@ def ask_model(model, path, crop, question, max_new_tokens, temperature, top_p, s
 
 def read_image(path):
     """RGB image of a file that was uploaded."""
-    from semi_nmf_concepts.lmm import to_rgb
+    from semi_nmf_concepts.lmm import check_image_size, to_rgb
 
+    check_image_size(path)
     return to_rgb(path, 0)
 
 

@@ -39,22 +39,16 @@ def write_files(folder, trace, parts, report=None, words=None):
     words : list of int, default=None
         Words for which views are made that run the model for each.
     """
-    from semi_nmf_concepts.attention import explain_answer
+    from semi_nmf_concepts.attention import explain_trace
 
-    explanation = explain_answer(
-        trace.model,
-        trace.images,
-        trace.question,
-        [int(index) for index in trace.token_ids[trace.n_prompt :]],
+    explanation = explain_trace(
+        trace,
         words=words,
         concepts=report if "concepts" in parts else None,
         through=("language", "vision", "both") if "relevancy" in parts else (),
         causal="causal graphs" in parts,
         faithfulness="faithfulness" in parts,
-        layers=trace.layers,
-        image_names=trace.image_names,
     )
-    explanation.trace = trace  # which knows how its answer came about
     paths = [folder / name for name in ("answer.html", "answer.json", "trace.npz")]
     explanation.to_html(paths[0])
     explanation.to_json(paths[1])

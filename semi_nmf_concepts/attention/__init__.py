@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
         "concept_activation_map": "_concepts",
         "deletion_insertion": "_faithfulness",
         "explain_answer": "_explain",
+        "explain_trace": "_explain",
         "icd": "_icd",
         "most_visual_head": "_explain",
         "relevancies": "_relevancy",

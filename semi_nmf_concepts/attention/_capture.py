@@ -161,19 +161,96 @@ class RowTap:
     length : int
         Positions of the sequence, S.
     keep : dict of int to callable
-        Block -> what to do with the weights (heads, rows, S) of its self-attention.
+        Block -> what to do with the weights (heads, rows, S + V) of its attention.
+    cross : CrossKeys, default=None
+        Keys of images beside the sequence, V; None: there are none.
     """
 
-    def __init__(self, model, rows, length, keep):
+    def __init__(self, model, rows, length, keep, cross=None):
         self._layers, self._rows = decoder_layers(model), rows
         self._length, self._keep = length, keep
+        self._cross = CrossKeys(model, []) if cross is None else cross
         self.kept = {}
 
     def __call__(self, call):
         layer = self._layers.get(call.module)
-        if layer in self._keep and call.query.shape[-2] == call.key.shape[-2] == self._length:
-            self.kept[layer] = self._keep[layer](call.weights(self._rows)[0])
+        if layer in self._keep and call.query.shape[-2] == self._length:
+            columns = self._cross.columns(call, self._length)
+            if columns is not None:
+                weights = self._cross.spread(call.weights(self._rows)[0], columns, self._length)
+                self.kept[layer] = self._keep[layer](weights)
         return call.fast()
+
+
+class CrossKeys:
+    """Keys of images that the decoder attends to beside the sequence of S positions.
+
+    Columns of attention are counted on: 0 to S - 1 are the positions, S to S + V - 1 the keys.
+    Blocks of self-attention have weights on the former, those of cross-attention on the latter.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    grids : list of PatchGrid
+        Of all images of the prompt.
+
+    Attributes
+    ----------
+    n : int
+        Keys of all images, V; 0 where the images are in the sequence.
+    """
+
+    def __init__(self, model, grids):
+        beside = [grid for grid in grids if grid.cross_layers]
+        self._modules = {model.get_submodule(name) for grid in beside for name in grid.cross_layers}
+        self.n = sum(len(grid.positions) for grid in beside)
+
+    def columns(self, call, length):
+        """slice: the columns that a decoder's call attends to; None if they are not known."""
+        first, n = (length, self.n) if call.module in self._modules else (0, length)
+        return slice(first, first + n) if call.key.shape[-2] == n else None
+
+    def spread(self, weights, columns, length):
+        """Weights (..., S + V) that are 0 outside of `columns`."""
+        if not self.n:
+            return weights
+        whole = weights.new_zeros(*weights.shape[:-1], length + self.n)
+        whole[..., columns] = weights
+        return whole
+
+
+class QueryTap:
+    """Keeps what learned queries read of images, and hands every call on to another tap.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    layers : list of str
+        Names of the cross-attention modules by which they read.
+    tap : callable
+    """
+
+    def __init__(self, model, layers, tap):
+        self._modules = {model.get_submodule(name) for name in layers}
+        self._tap, self._read = tap, []
+
+    def __call__(self, call):
+        if call.module in self._modules:
+            self._read.append(call.weights().float().mean(dim=1).cpu())
+        return self._tap(call)
+
+    def weights(self):
+        """float64 (images, queries, states): means over heads and layers; rows sum to 1."""
+        import torch
+
+        if len(self._read) != len(self._modules):
+            raise ValueError(
+                f"of the {len(self._modules)} layers by which queries read the image, "
+                f"{len(self._read)} attended with an attention function of transformers: what the "
+                "queries read is not known."
+            )
+        mean = torch.stack(self._read).double().mean(dim=0)
+        return (mean / mean.sum(dim=-1, keepdim=True)).numpy()  # exact also in half precision
 
 
 def check_readable(model, name):

@@ -50,8 +50,10 @@ class CausalGraph(Result):
     nodes : list of dict
         In the order of the sequence; the target comes last. Keys: ``kind`` ("image", "question",
         "answer" or "target"), ``label`` (a word, or "patch 7"), ``position`` (first token in the
-        sequence), ``image`` and ``patch`` (which image, and which token of it; None for words),
-        ``mass`` (attention to it when the target was predicted; None for the target).
+        sequence), ``image`` and ``patch`` (which image, and which place of it; None for words),
+        ``mass`` (attention to it when the target was predicted; None for the target). Image tokens
+        that are queries (BLIP-2, InstructBLIP) stand for no place: ``patch`` is None, the label
+        "query 7".
     marks : ndarray of int8, shape (n, n)
         Edges: ``marks[i, j]`` is the mark at j of the edge between i and j, as in :class:`PAG`: 0
         no edge, 1 circle, 2 arrowhead, 3 tail.
@@ -124,7 +126,8 @@ class CausalGraph(Result):
         -------
         ImageMap
             0 at patches outside the explanation; ``share`` is the share of the patches in the
-            weight of all nodes of the explanation (NaN if there are none).
+            weight of all nodes of the explanation (NaN if there are none). Queries spread their
+            weights over the patches as they read them.
         """
         from ._maps import ImageMap, entropy_of
 
@@ -133,8 +136,12 @@ class CausalGraph(Result):
         for i in chosen:
             node = self.nodes[i]
             if node["kind"] == "image":
-                values[node["image"]][node["patch"]] = self.weights[i]
+                image = node["image"]
+                token = np.searchsorted(self.grids[image].positions, node["position"])
+                values[image][token] = self.weights[i]
         total = float(self.weights[chosen].sum())
+        on_images = sum(float(part.sum()) for part in values)
+        values = [grid.to_places(part) for grid, part in zip(self.grids, values, strict=True)]
         return ImageMap(
             values=values,
             images=self.images,
@@ -142,7 +149,7 @@ class CausalGraph(Result):
             image_names=self.image_names,
             label=f"causal explanation within radius {radius}",
             words=[self.word],
-            share=sum(float(part.sum()) for part in values) / total if total > 0 else np.nan,
+            share=on_images / total if total > 0 else np.nan,
             entropy=entropy_of(values),
         )
 
@@ -219,7 +226,12 @@ def causal_graph(
     word of nothing that the others were made of. In the bundled model that is half of all words and
     heads.
 
-    Tokens that stand for no place of the image (ends of rows) are no nodes.
+    Where images are read by cross-attention, beside the prompt (Mllama), their patches come before
+    all words, have nothing in common, and what a word has in common with one is the attention to
+    it; a head of self-attention attends to none.
+
+    Tokens that stand for no place of the image (ends of rows) are no nodes. Queries that read the
+    whole image (BLIP-2, InstructBLIP) are, in the place of patches.
 
     Examples
     --------
@@ -279,10 +291,11 @@ def _choose_nodes(trace, index, A, threshold, n_patches):
     """The nodes, in the order of their rows, and the rows of each in A; the target is the last."""
     target = trace.words[index]
     rows = np.arange(target.start, target.stop) + trace.n_prompt - 1
-    attended = A[rows].mean(axis=0)
+    attended = _rows_of(A, rows).mean(axis=0)
     found = _patches(trace, attended, threshold, n_patches)
     found += _words(trace, index, attended, threshold)
-    found.sort(key=lambda node: node[1][0])
+    # Keys of images beside the sequence come before all of it.
+    found.sort(key=lambda node: node[1][0] - (A.shape[1] if node[1][0] >= len(A) else 0))
     found.append((_node("target", target.text, rows[0] + 1), rows))
     return [node for node, _ in found], [rows for _, rows in found]
 
@@ -301,24 +314,33 @@ def _node(kind, label, position, *, image=None, patch=None, mass=None):
 def _patches(trace, attended, threshold, n_patches):
     """The image patches that are nodes: (node, rows)."""
     several = len(trace.grids) > 1
-    places = [
-        (image, int(patch))
+    tokens = [
+        (image, int(token))
         for image, grid in enumerate(trace.grids)
-        for patch in np.flatnonzero(~np.isnan(grid.boxes[:, 0]))
+        for token in _with_content(grid)
     ]
-    positions = np.array([trace.grids[i].positions[k] for i, k in places], dtype=np.int64)
+    positions = np.array([trace.grids[i].positions[k] for i, k in tokens], dtype=np.int64)
     masses = attended[positions]
     if n_patches is None:
         above = np.count_nonzero(masses >= threshold)
         n_patches = min(max(above, LEAST_PATCHES), MOST_PATCHES)
     found = []
     for k in np.argsort(-masses, kind="stable")[:n_patches]:
-        image, patch = places[k]
-        label = f"image {image + 1}, patch {patch}" if several else f"patch {patch}"
+        image, token = tokens[k]
+        is_query = bool(trace.grids[image].query_layers)
+        label, patch = (f"query {token}", None) if is_query else (f"patch {token}", token)
+        label = f"image {image + 1}, {label}" if several else label
         at, mass = positions[k], float(masses[k])
         node = _node("image", label, at, image=image, patch=patch, mass=mass)
         found.append((node, np.array([at])))
     return found
+
+
+def _with_content(grid):
+    """The tokens of an image that stand for a place, or read some."""
+    if grid.query_layers:
+        return range(len(grid.positions))
+    return np.flatnonzero(~np.isnan(grid.boxes[:, 0]))
 
 
 def _words(trace, index, attended, threshold):
@@ -339,16 +361,25 @@ def _words(trace, index, attended, threshold):
     return sorted(found, key=lambda node: -node[0]["mass"])[:MOST_WORDS]
 
 
+def _rows_of(A, positions):
+    """Rows of attention. Keys beside the sequence have none: they stand for themselves alone."""
+    rows = np.zeros((len(positions), A.shape[1]))
+    inside = positions < len(A)
+    rows[inside] = A[positions[inside]]
+    rows[~inside, positions[~inside]] = 1.0
+    return rows
+
+
 def _correlation(A, rows):
     """Correlation (n, n) of the nodes, and their places in the causal order (n,)."""
-    means = np.stack([A[which].mean(axis=0) for which in rows])
+    means = np.stack([_rows_of(A, which).mean(axis=0) for which in rows])
     C = means @ means.T
     scale = np.sqrt(np.diagonal(C))
     if not (scale > 0).all():
         raise ValueError("attention rows of the nodes must not be 0 throughout.")
     rho = np.clip(C / np.outer(scale, scale), -1.0, 1.0)
     # The order between what comes before and after a place is known unless one before sees after.
-    sees = np.array([[A[np.ix_(i, j)].max() for j in rows] for i in rows]) > 0
+    sees = np.array([[_rows_of(A, i)[:, j].max() for j in rows] for i in rows]) > 0
     known = [not sees[:k, k:].any() for k in range(1, len(rows))]
     return rho, np.cumsum([0, *known])
 

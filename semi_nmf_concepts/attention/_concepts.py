@@ -226,7 +226,7 @@ def concept_activation_map(trace, concepts, *, words=None, top=3, of_word="max")
         for i in chosen
         for k in _most_active(by_word[i], top)
     }
-    rows = _rows(run, report, states, {(t, k) for (_, k), ts in wanted.items() for t in ts})
+    rows = _rows(trace, report, states, {(t, k) for (_, k), ts in wanted.items() for t in ts})
     maps = {
         (i, k): np.mean([rows[t, k] for t in tokens], axis=0) for (i, k), tokens in wanted.items()
     }
@@ -278,16 +278,16 @@ def _most_active(values, top):
     return [int(k) for k in order if values[k] > 0]
 
 
-def _rows(run, report, states, wanted):
+def _rows(trace, report, states, wanted):
     """dict (token, concept) -> row of relevancy over all positions, its sum 1 (or all 0)."""
     from ._recursion import Recursion
 
     if not wanted:
         return {}
-    kept, rows = [], {}
+    run, kept, rows = trace.run_again, [], {}
     module = module_of(report, run.handle.loaded.model)
     with states_pass_through(module, kept.append, states.shape[1]):
-        recursion = Recursion(run)
+        recursion = Recursion(run, trace.grids)
     for token, k in sorted(wanted):
         state = kept[0][0, run.n_prompt - 1 + token]
         form = state.new_tensor(activation_gradient(report, states[token], k))

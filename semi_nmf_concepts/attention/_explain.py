@@ -159,14 +159,49 @@ def explain_answer(
     >>> explanation.relevancy["language"].shares[0].round(1).tolist()  # image, text
     [1.0, 0.0]
     """
-    through = _checked_through(through)
-    work = _Work()
-    if isinstance(concepts, (str, Path)):
-        concepts = ConceptReport.load(concepts)
-    with work.timed("trace"):
-        trace = trace_answer(
-            model, images, prompt, answer, random_state=random_state, **trace_options
-        )
+    start = time.perf_counter()
+    views = {"concepts": concepts, "words": words, "through": through, "causal": causal}
+    views = _checked(views | {"faithfulness": faithfulness, "random_state": random_state})
+    trace = trace_answer(model, images, prompt, answer, random_state=random_state, **trace_options)
+    return _explain(trace, seconds={"trace": time.perf_counter() - start}, **views)
+
+
+def explain_trace(
+    trace,
+    *,
+    concepts=None,
+    words=None,
+    through=THROUGH,
+    causal=True,
+    faithfulness=True,
+    random_state=0,
+):
+    """All views of an answer that was traced before.
+
+    Parameters
+    ----------
+    trace : AnswerTrace
+    concepts, words, through, causal, faithfulness, random_state
+        As for :func:`explain_answer`.
+
+    Returns
+    -------
+    AnswerExplanation
+    """
+    views = {"concepts": concepts, "words": words, "through": through, "causal": causal}
+    views = _checked(views | {"faithfulness": faithfulness, "random_state": random_state})
+    return _explain(trace, seconds={}, **views)
+
+
+def _checked(views):
+    """The arguments, wrong ones refused before the model runs."""
+    if isinstance(views["concepts"], (str, Path)):
+        views["concepts"] = ConceptReport.load(views["concepts"])
+    return views | {"through": _checked_through(views["through"])}
+
+
+def _explain(trace, *, seconds, concepts, words, through, causal, faithfulness, random_state):
+    work = _Work(seconds)
     chosen = _content_words(trace.words) if words is None else trace.find_words(words)
     result = AnswerExplanation(trace, concept_report=concepts)
     # Those that go through the vision encoder may not be possible where the others are.
@@ -174,11 +209,9 @@ def explain_answer(
         if paths and not result.relevancy:
             with work.attempt(f"relevancy through {', '.join(paths)}", "relevancy"):
                 result.relevancy = relevancies(trace, chosen, paths)
-    if causal:
-        for index in chosen:
-            layer, head = most_visual_head(trace, index)
-            with work.attempt(f"causal graph of {trace.words[index].text!r}", "causal graphs"):
-                result.causal[index] = causal_graph(trace, index, layer, head)
+    for index in chosen if causal else ():
+        with work.attempt(f"causal graph of {trace.words[index].text!r}", "causal graphs"):
+            result.causal[index] = causal_graph(trace, index, *most_visual_head(trace, index))
     if faithfulness and result.relevancy:
         best = next(path for path in ("language", "both", "vision") if path in result.relevancy)
         maps = [(result.relevancy[best].map(index), index) for index in chosen]
@@ -201,8 +234,8 @@ def explain_answer(
 class _Work:
     """Seconds by view, and what could not be made."""
 
-    def __init__(self):
-        self.seconds, self.left_out = {}, {}
+    def __init__(self, seconds):
+        self.seconds, self.left_out = seconds, {}
 
     def timed(self, name):
         return _Timer(self, name)

@@ -91,9 +91,9 @@ def deletion_insertion(
     Parameters
     ----------
     trace : AnswerTrace
-    map : ImageMap, or list of array-like of shape (n_tokens,)
-        One value for each token of each image; with one image, the array alone will do. Tokens
-        without a place in the image are left out.
+    map : ImageMap, or list of array-like of shape (n_places,)
+        One value for each place of each image (each of the boxes of its grid); with one image, the
+        array alone will do. Tokens without a place in the image are left out.
     word : int, str, or list of these, default=None
         Words of the answer whose score is looked at. None: those of the map, or all.
     n_steps : int, default=8
@@ -118,8 +118,8 @@ def deletion_insertion(
     Raises
     ------
     ValueError
-        If the map has not one finite value for each image token, no token has a place in an image
-        (as with queries that read all of it), a word is not in the answer, or a number or a choice
+        If the map has not one finite value for each image place, no token has a place in an image,
+        a word is not in the answer, or a number or a choice
         is not allowed.
 
     References
@@ -169,9 +169,9 @@ def deletions_insertions(
     words = [_words(trace, *pair) for pair in pairs]
     pictures = _Pictures(trace, fill, np.linspace(0, 1, n_steps + 1))
     generator = np.random.default_rng(random_state)
-    n_tokens = sum(len(grid.positions) for grid in trace.grids)
+    n_places = sum(len(grid.boxes) for grid in trace.grids)
     orders = [np.argsort(-values, kind="stable") for values in maps]
-    random = [generator.permutation(n_tokens) for _ in range(n_random)]
+    random = [generator.permutation(n_places) for _ in range(n_random)]
     wanted = [pictures.curve(order, insert) for order in orders for insert in (False, True)]
     wanted += [pictures.curve(order, False) for order in random]
     scores = _scores(trace, pictures.made, score)  # (pictures, answer tokens)
@@ -192,15 +192,15 @@ def _check(n_steps, n_random, fill, score):
 
 
 def _values(trace, map):
-    """One value for each token of all images."""
+    """One value for each place of all images."""
     parts = map.values if isinstance(map, ImageMap) else map
     if len(trace.grids) == 1 and np.ndim(parts) == 1:
         parts = [parts]
     parts = [np.asarray(part, dtype=np.float64) for part in parts]
-    wanted = [(len(grid.positions),) for grid in trace.grids]
+    wanted = [(len(grid.boxes),) for grid in trace.grids]
     if [part.shape for part in parts] != wanted:
         raise ValueError(
-            f"map must have one value for each image token, arrays of shapes {wanted}, got "
+            f"map must have one value for each image place, arrays of shapes {wanted}, got "
             f"{[part.shape for part in parts]}."
         )
     values = np.concatenate(parts)
@@ -230,7 +230,7 @@ class _Pictures:
         self._images = trace.images
         self._fills = [_filled(image, fill) for image in trace.images]
         self._cells = [_Cells(grid.boxes) for grid in trace.grids]
-        self._ends = np.cumsum([len(grid.positions) for grid in trace.grids])
+        self._ends = np.cumsum([len(grid.boxes) for grid in trace.grids])
         # The first and last points of all curves.
         self.made = [list(trace.images), self._without([one.covered for one in self._cells])]
 

@@ -9,12 +9,13 @@ from ._results import Result
 
 @dataclass(eq=False)
 class ImageMap(Result):
-    """One value for each image token.
+    """One value for each place of each image.
 
     Attributes
     ----------
-    values : list of ndarray of shape (n_tokens,)
-        One array per image; n_tokens is that of its grid.
+    values : list of ndarray of shape (n_places,)
+        One array per image, with a value for each of the boxes of its grid: of each image token,
+        or, where these are queries that read the whole image, of each patch.
     images : list of PIL.Image.Image
     grids : list of PatchGrid
     image_names : list of str
@@ -26,8 +27,8 @@ class ImageMap(Result):
         Share of the whole that lies on the images, such as the attention mass; NaN if the values
         are no part of a whole.
     entropy : float
-        Of the values, as a distribution over image tokens, in nats: 0 on one token, log(n) when all
-        are equal. NaN where all are 0.
+        Of the values, as a distribution over places, in nats: 0 on one place, log(n) when all are
+        equal. NaN where all are 0.
     """
 
     values: list
@@ -53,17 +54,35 @@ class ImageMap(Result):
         Returns
         -------
         ndarray of shape (height, width)
-            Every token's value is spread evenly over the part of the image that it stands for, so
-            that the sum is the same for every size; overlapping tiles add up.
+            Every value is spread evenly over the part of the image that it is of, so that the sum
+            is the same for every size; overlapping tiles add up.
         """
         return self.grids[image].to_pixels(self.values[image], size)
 
     def top(self, k=5, image=0):
-        """The k tokens of an image with the largest values: (token, value, box), largest first."""
+        """The k places of an image with the largest values: (place, value, box), largest first."""
         values = self.values[image]
         order = np.argsort(-values, kind="stable")[:k]
         boxes = self.grids[image].boxes
         return [(int(i), float(values[i]), tuple(boxes[i].tolist())) for i in order]
+
+
+def on_places(grids, row):
+    """Relevancy of all positions on the places of each image: a list of arrays.
+
+    An image keeps the sum of its tokens: what queries read of states without a place, such as the
+    class token, is shared out like the rest. `row` may have axes before the positions.
+    """
+    parts = []
+    for grid in grids:
+        tokens = row[..., grid.positions]
+        places = grid.to_places(tokens)
+        if grid.query_layers:
+            whole = places.sum(axis=-1, keepdims=True)
+            scale = tokens.sum(axis=-1, keepdims=True) / np.where(whole > 0, whole, 1.0)
+            places = places * scale
+        parts.append(places)
+    return parts
 
 
 def entropy_of(values):

@@ -8,6 +8,10 @@ its gradient arrives, r goes one layer down, and both are dropped: whatever the 
 there is never more than one layer's attention in memory, and nothing accumulates.
 
 Rows are kept without what they began with (the identity), so that no precision is lost to it.
+
+Where images are keys of cross-attention beside the sequence, R is over positions and then keys.
+The decoder changes no key: c of a layer of self-attention is 0 at them, and c of one of
+cross-attention has rows at positions and columns at keys.
 """
 
 import contextlib
@@ -18,7 +22,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-from ._capture import decoder_layers, tapped
+from ._capture import CrossKeys, decoder_layers, tapped
 
 
 class _Watched(torch.autograd.Function):
@@ -68,15 +72,25 @@ class Recursion:
     Parameters
     ----------
     run : Answer
-    mixture : scipy.sparse array of shape (n_image_tokens, n_states), default=None
-        How the image tokens are made of states of the vision encoder; None stops at the decoder.
-    image_positions : ndarray of int, default=None
-        Positions of these tokens in the sequence.
+    grids : list of PatchGrid
+        Those of a trace: where the image tokens are, how they are made of states of the vision
+        encoder, and which of these states have a place.
+    encoder : bool, default=False
+        Whether to go on through the vision encoder.
     """
 
-    def __init__(self, run, mixture=None, image_positions=None):
-        self._run, self._mixture, self._positions = run, mixture, image_positions
-        self._decoder = decoder_layers(run.handle.loaded.model)
+    def __init__(self, run, grids, encoder=False):
+        self._run, self._mixture = run, None
+        model = run.handle.loaded.model
+        self._decoder, self._queries = decoder_layers(model), ()
+        self._cross = CrossKeys(model, grids)
+        if encoder:
+            self._mixture = stacked([grid.encoder for grid in grids])
+            self._places = stacked([grid.place_encoder for grid in grids])
+            self._positions = np.concatenate([grid.positions for grid in grids])
+            # Between encoder and decoder: queries attend to each other as the encoder's states do.
+            layers = (model.get_submodule(name) for grid in grids for name in grid.query_layers)
+            self._queries = tuple({type(layer) for layer in layers})
         self._length = len(run.sequence)
         self._n_states = Counter()  # encoder module -> states that it has seen so far
         self._leaves = []
@@ -119,14 +133,17 @@ class Recursion:
         n_rows, n_columns = call.query.shape[-2], call.key.shape[-2]
         inside = call.module in self._decoder
         receive = None
-        if call.query.requires_grad and n_rows == n_columns:
+        if call.query.requires_grad:
             if inside:
-                receive = self._receive_decoder if n_rows == self._length else None
-            elif self._mixture is not None:
+                receive = self._decoder_receiver(call) if n_rows == self._length else None
+            elif n_rows == n_columns and self._is_of_encoder(call.module):
                 receive = self._encoder_receiver(call.module, call.query.shape[0] * n_rows)
         if receive is None:
             return call.fast()
         return _Watched.apply(call.query, call.key, call.value, call, receive), None
+
+    def _is_of_encoder(self, module):
+        return self._mixture is not None and not isinstance(module, self._queries)
 
     def _encoder_receiver(self, module, n):
         """For a call with the next `n` states of a layer: windows and images come one by one."""
@@ -140,12 +157,17 @@ class Recursion:
 
         return receive
 
-    def _receive_decoder(self, weights, gradient):
-        self._n_decoder += 1
-        c = _contribution(weights, gradient)[0]
-        row = self._row.to(c.device)
-        row += (row + self._unit.to(c.device)) @ c
-        self._row = row
+    def _decoder_receiver(self, call):
+        columns = self._cross.columns(call, self._length)
+
+        def receive(weights, gradient):
+            self._n_decoder += 1
+            c = _contribution(weights, gradient)[0]
+            row = self._row.to(c.device)
+            row[columns] += (row + self._unit.to(c.device))[: self._length] @ c
+            self._row = row
+
+        return None if columns is None else receive
 
     def _receive_encoder(self, states, weights, gradient):
         if not self._n_encoder:
@@ -157,7 +179,7 @@ class Recursion:
 
     def _begin_encoder(self, device):
         """Rows over the states: from all patches alike, and from the language row."""
-        used = np.asarray(self._mixture.sum(axis=0)).ravel() > 0
+        used = np.asarray(self._places.sum(axis=0)).ravel() > 0
         language = self._row.double().cpu().numpy()[self._positions]
         begin = np.stack([used / max(1, used.sum()), self._mixture.T @ language])
         self._begin = torch.from_numpy(begin).float().to(device)
@@ -178,11 +200,12 @@ class Recursion:
 
         Returns
         -------
-        language : ndarray of float64, shape (S,)
-            Row P - 1 + `token` of R - I.
+        language : ndarray of float64, shape (S + V,)
+            Row P - 1 + `token` of R - I, over the sequence and then over the keys of images that
+            are read beside it; mostly there are none (V = 0).
         encoder : dict of str to (ndarray, ndarray), both of shape (n_states,), or None
             What a row over the encoder's states began with, and what came to it: "vision" from the
-            mean of all states that image tokens are made of, "both" from the language row.
+            mean of all states that have a place, "both" from the language row.
         """
         with gradients():
             self._descend(token, target, last)
@@ -196,7 +219,7 @@ class Recursion:
     def _descend(self, token, target, last):
         """One row, from the target down."""
         position = self._length - len(self._run.ids) - 1 + token
-        self._unit = torch.zeros(self._length, device=self._logits.device)
+        self._unit = torch.zeros(self._length + self._cross.n, device=self._logits.device)
         self._unit[position] = 1.0
         self._row = torch.zeros_like(self._unit)
         self._n_decoder = self._n_encoder = 0
@@ -218,6 +241,13 @@ class Recursion:
                 f"attends to {self._mixture.shape[1]} states with an attention function of "
                 "transformers. Use through='language'."
             )
+
+
+def stacked(matrices):
+    """Sparse matrices, one below the other."""
+    from scipy.sparse import csr_array, vstack
+
+    return csr_array(vstack(matrices))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._maps import ImageMap, entropy_of
+from ._maps import ImageMap, entropy_of, on_places
 from ._results import Result
 from ._words import find_words
 
@@ -21,9 +21,10 @@ class Relevancy(Result):
         The words that are explained.
     word_indices : list of int
         Which words of the answer they are.
-    image : list of ndarray of float64, shape (n_words, n_tokens)
-        Of the tokens of each image. For a word of one token, all images and the text sum to 1; for
-        a word of n tokens, to n.
+    image : list of ndarray of float64, shape (n_words, n_places)
+        Of the places of each image: of its tokens or, where these are queries that read the whole
+        image, of the patches. For a word of one token, all images and the text sum to 1; for a word
+        of n tokens, to n.
     text : ndarray of float64, shape (n_words, S)
         Of the positions of the sequence, 0 at those of images.
     shares : ndarray of float64, shape (n_words, 2)
@@ -58,7 +59,7 @@ class Relevancy(Result):
         return f"<Relevancy of {', '.join(map(repr, self.words))} through {self.through}>"
 
     def map(self, word=None):
-        """Relevancy of the image tokens.
+        """Relevancy of the places of the images.
 
         Parameters
         ----------
@@ -162,6 +163,11 @@ def relevancy(trace, words=None, through="language"):
         take from is divided among them by their weights. States that belong to no token, such as
         the class token, are left out.
 
+        Image tokens that are queries (BLIP-2, InstructBLIP) are carried to the patches by what
+        they read of each, ``grid.to_places``; an image keeps the sum of its tokens. Through the
+        encoder, they are carried to its states by the same weights, class token included, and
+        those of the patches are reported.
+
     Returns
     -------
     Relevancy
@@ -175,7 +181,10 @@ def relevancy(trace, words=None, through="language"):
 
     Notes
     -----
-    Blocks without an attention matrix, such as those of linear attention, contribute nothing. The
+    Blocks without an attention matrix, such as those of linear attention, contribute nothing. Where
+    the language model reads the images by cross-attention, beside its prompt (Mllama), :math:`R` is
+    over the positions and the keys of the images, which no layer changes: the :math:`c` of a layer
+    of cross-attention leads from positions to keys. The
     vision encoder counts from the layer downwards whose features the connector takes. Products are
     taken in float32, whatever the model's precision.
 
@@ -212,44 +221,43 @@ def relevancies(trace, words=None, through=THROUGH):
     chosen = trace.find_words(words)
     spans = [range(trace.words[i].start, trace.words[i].stop) for i in chosen]
     tokens = sorted({t for span in spans for t in span})
-    positions = np.concatenate([grid.positions for grid in trace.grids])
-    mixture = None if set(through) <= {"language"} else _mixture(trace)
-    recursion = Recursion(trace.run_again, mixture, positions)
+    encoder = not set(through) <= {"language"}
+    if encoder:
+        _check_known(trace)
+    recursion = Recursion(trace.run_again, trace.grids, encoder)
     rows = {name: {} for name in through}  # through -> answer token -> (image, text)
     for token in tokens:
-        language, encoder = recursion.rows(token, last=token == tokens[-1])
+        language, states = recursion.rows(token, last=token == tokens[-1])
         for name in through:
-            rows[name][token] = _normalised(name, language, encoder, mixture, positions)
+            rows[name][token] = _normalised(name, language, states, trace)
     return {
         name: _assemble(trace, name, chosen, [[rows[name][t] for t in span] for span in spans])
         for name in through
     }
 
 
-def _mixture(trace):
-    """Weights (image tokens, encoder states) of all images."""
-    from scipy.sparse import csr_array, vstack
-
+def _check_known(trace):
+    """It must be known how image tokens are made of encoder states."""
     if any(grid.encoder is None for grid in trace.grids):
         raise ValueError(
             f"relevancy through the vision encoder of model {trace.model.model!r} is not known: "
             "its image tokens are no mixture of the encoder's states that is known beforehand. Use "
             "through='language'."
         )
-    return csr_array(vstack([grid.encoder for grid in trace.grids]))
 
 
-def _normalised(through, language, encoder, mixture, positions):
-    """Relevancy of all image tokens and of all positions (0 at image tokens), summing to 1."""
-    language = _shared_out(language)
-    image, text = language[positions], language.copy()
-    text[positions] = 0.0
+def _normalised(through, language, encoder, trace):
+    """Relevancy of all places and of all positions (0 at image tokens), summing to 1."""
+    grids, language = trace.grids, _shared_out(language)
+    image, text = np.concatenate(on_places(grids, language)), language.copy()
+    text[np.concatenate([grid.positions for grid in grids])] = 0.0
+    text = text[: len(trace.token_ids)]
     if through == "language":
         return image, text
     begin, end = encoder[through]
     if through == "vision":
-        return _shared_out(_on_tokens(end, mixture)), np.zeros_like(text)
-    return image.sum() * _shared_out(_on_tokens(begin + end, mixture)), text
+        return _shared_out(_on_places(end, grids)), np.zeros_like(text)
+    return image.sum() * _shared_out(_on_places(begin + end, grids)), text
 
 
 def _shared_out(values):
@@ -257,8 +265,11 @@ def _shared_out(values):
     return values / total if total > 0 else np.zeros_like(values)
 
 
-def _on_tokens(states, mixture):
-    """Values of encoder states on the image tokens made of them; the sum stays the same."""
+def _on_places(states, grids):
+    """Values of encoder states on the places made of them; those without a place are left out."""
+    from ._recursion import stacked
+
+    mixture = stacked([grid.place_encoder for grid in grids])
     takers = np.asarray(mixture.sum(axis=0)).ravel()
     return mixture @ np.divide(states, takers, out=np.zeros_like(states), where=takers > 0)
 
@@ -269,7 +280,7 @@ def _assemble(trace, through, chosen, rows):
     text = np.array([np.sum([part for _, part in of_word], axis=0) for of_word in rows])
     sums = np.stack([image.sum(axis=1), text.sum(axis=1)], axis=1)
     totals = sums.sum(axis=1, keepdims=True)
-    ends = np.cumsum([len(grid.positions) for grid in trace.grids])[:-1]
+    ends = np.cumsum([len(grid.boxes) for grid in trace.grids])[:-1]
     answer = [_in_sequence(word, trace.n_prompt) for word in trace.words]
     return Relevancy(
         words=[trace.words[i].text for i in chosen],

@@ -1,6 +1,6 @@
 """One answer with the attention rows that wrote it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 
 import numpy as np
@@ -43,12 +43,19 @@ class AnswerTrace(Result):
         The question's words (the whole prompt's if the question is empty); ``start`` and ``stop``
         are positions in the sequence.
     grids : list of PatchGrid
-        One per image: its positions and the places that they stand for.
+        One per image: its positions and the places that they stand for. Where image tokens are
+        queries that read the whole image (BLIP-2, InstructBLIP), the places are the patches of the
+        vision encoder, and ``grid.encoder`` is what the queries read of its states when this answer
+        was traced (mean over the heads and layers of their cross-attention). Maps then have one
+        value for each place, ``grid.to_places`` of those of the tokens.
     layers : list of int
         The decoder blocks whose attention is kept.
     attention : ndarray of float16, shape (L, H, T, S)
         ``attention[l, h, t]`` is the row at position P - 1 + t, which predicted answer token t; it
-        sums to 1, and is 0 at the positions that row cannot see.
+        sums to 1, and is 0 at the positions that row cannot see. Where the language model reads the
+        images by cross-attention, beside its prompt (Mllama), the shape is (L, H, T, S + V): the
+        columns from S on are the V keys of the images, and the positions of a grid are such
+        columns. A layer of cross-attention has its weights there, one of self-attention before.
     logits, probabilities : ndarray of float32, shape (T,)
         Raw logit and probability (at temperature 1) of each answer token.
     alternatives : list of list of (str, float)
@@ -186,7 +193,11 @@ class AnswerTrace(Result):
     # Views
 
     def image_attention(self, words=None, layer="mean", head="mean", *, drop_sinks=False):
-        """Attention to each image token while words were written.
+        """Attention to each place of the images while words were written.
+
+        A place is what one image token stands for. Where the tokens are queries that read the whole
+        image, the value of a patch is the sum over queries of the attention to them times what they
+        read of the patch.
 
         Parameters
         ----------
@@ -205,22 +216,23 @@ class AnswerTrace(Result):
         """
         texts, tokens = self._word_tokens(words)
         row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0)
-        values = [row[grid.positions] for grid in self.grids]
+        values = [grid.to_places(row[grid.positions]) for grid in self.grids]
         total = float(row.sum())
+        on_images = float(row[self._image_positions].sum())
         return self.image_map(
             values,
             label="attention",
             words=texts,
-            share=float(sum(part.sum() for part in values)) / total if total > 0 else np.nan,
+            share=on_images / total if total > 0 else np.nan,
         )
 
     def image_map(self, values, *, label="", words=(), share=np.nan):
         """An :class:`ImageMap` of this trace's images from one array per image."""
         values = [np.asarray(part) for part in values]
-        shapes = [(len(grid.positions),) for grid in self.grids]
+        shapes = [(len(grid.boxes),) for grid in self.grids]
         if [part.shape for part in values] != shapes:
             raise ValueError(
-                f"there must be one value for each image token ({shapes}), got "
+                f"there must be one value for each place of an image ({shapes}), got "
                 f"{[part.shape for part in values]}."
             )
         return ImageMap(
@@ -240,8 +252,8 @@ class AnswerTrace(Result):
         Parameters
         ----------
         patches : int, list of int, or ndarray of bool of shape (height, width)
-            Tokens of the image, or a mask of a region in its pixels: tokens count by the share of
-            their place that it covers.
+            Places of the image (its tokens; of queries, the patches that they read), or a mask of a
+            region in its pixels: places count by the share that it covers.
         layer, head
             As for :meth:`image_attention`.
         image : int, default=0
@@ -255,7 +267,8 @@ class AnswerTrace(Result):
             raise ValueError(f"image={image} does not exist: there are {len(self.grids)} images.")
         weights = _patch_weights(self.grids[image], patches)
         rows = self._rows(list(range(self.n_tokens)), layer, head)
-        per_token = rows[:, self.grids[image].positions] @ (weights / weights.sum())
+        grid = self.grids[image]
+        per_token = rows[:, grid.positions] @ grid.from_places(weights / weights.sum())
         values = [per_token[word.start : word.stop].mean() for word in self.words]
         return WordScores(
             words=[word.text for word in self.words],
@@ -290,7 +303,7 @@ class AnswerTrace(Result):
         -------
         dict
             ``image``, ``question`` and ``other``: shares of the attention, which sum to 1;
-            ``entropy`` over the image tokens, in nats.
+            ``entropy`` over the places of the images, in nats.
         """
         _, tokens = self._word_tokens(words)
         row = self._rows(tokens, layer, head).mean(axis=0).astype(np.float64)
@@ -301,7 +314,7 @@ class AnswerTrace(Result):
             "image": image,
             "question": question,
             "other": max(0.0, 1.0 - image - question),
-            "entropy": entropy_of([row[self._image_positions]]),
+            "entropy": entropy_of([grid.to_places(row[grid.positions]) for grid in self.grids]),
         }
 
     def full_attention(self, layer, head):
@@ -310,8 +323,9 @@ class AnswerTrace(Result):
         Returns
         -------
         ndarray of float64, shape (S, S)
+            (S, S + V) where images are keys of cross-attention beside the sequence.
         """
-        from ._capture import RowTap
+        from ._capture import CrossKeys, RowTap
 
         block = self.layers[self._layer_index(_one("layer", layer))]
         index = self._head_index(_one("head", head))
@@ -319,7 +333,7 @@ class AnswerTrace(Result):
         model = run.handle.loaded.model
         length = len(self.token_ids)
         keep = {block: lambda weights: weights[index].double().cpu().numpy()}
-        tap = RowTap(model, slice(None), length, keep)
+        tap = RowTap(model, slice(None), length, keep, CrossKeys(model, self.grids))
         _pass(run, tap)
         return tap.kept[block]
 
@@ -347,8 +361,8 @@ def _spans(layers):
 
 
 def _patch_weights(grid, patches):
-    """float (n,): how much each token of an image counts."""
-    n = len(grid.positions)
+    """float (m,): how much each place of an image counts."""
+    n = len(grid.boxes)
     if isinstance(patches, np.ndarray) and patches.dtype == bool:
         weights = np.nan_to_num(grid.coverage(patches))
         if not weights.sum() > 0:
@@ -357,7 +371,7 @@ def _patch_weights(grid, patches):
     chosen = [patches] if isinstance(patches, Integral) else list(patches)
     if not chosen or not all(isinstance(p, Integral) and -n <= p < n for p in chosen):
         raise ValueError(
-            f"patches must be tokens of the image (0 to {n - 1}) or a mask, got {patches!r}."
+            f"patches must be places of the image (0 to {n - 1}) or a mask, got {patches!r}."
         )
     weights = np.zeros(n)
     weights[[int(p) for p in chosen]] = 1.0
@@ -459,29 +473,46 @@ def trace_answer(
     if not blocks:
         raise ValueError("layers is an empty list.")
     grids = find_patch_grids(run.handle.loaded, run.inputs, run.images)
-    kept, logits = _read_rows(run, blocks)
-    return _assemble(run, grids, kept, logits)
+    return _assemble(run, *_read_rows(run, blocks, grids))
 
 
-def _read_rows(run, blocks):
-    """(dict block -> float16 (H, T, S), float32 logits (T, vocabulary)) of one pass."""
-    from ._capture import RowTap, check_readable
+def _read_rows(run, blocks, grids):
+    """(grids, dict block -> float16 (H, T, S), float32 logits (T, vocabulary)) of one pass.
+
+    Queries get the places that they read in this pass.
+    """
+    from ._capture import CrossKeys, QueryTap, RowTap, check_readable
 
     model = run.handle.loaded.model
     check_readable(model, run.handle.model)
     sequence = run.sequence
     rows = slice(run.n_prompt - 1, len(sequence) - 1)
-    tap = RowTap(
-        model, rows, len(sequence), dict.fromkeys(blocks, lambda weights: weights.half().cpu())
-    )
-    logits = _pass(run, tap)[0, rows].float().cpu()
+    keep = dict.fromkeys(blocks, lambda weights: weights.half().cpu())
+    tap = RowTap(model, rows, len(sequence), keep, CrossKeys(model, grids))
+    queries = QueryTap(model, grids[0].query_layers, tap)
+    logits = _pass(run, queries)[0, rows].float().cpu()
     if not tap.kept:
         raise ValueError(
             f"no attention of layers {list(blocks)} of model {run.handle.model!r} can be read: "
             "these blocks do not attend to the whole sequence with an attention function of "
             "transformers."
         )
-    return {block: tap.kept[block].numpy() for block in sorted(tap.kept)}, logits
+    if grids[0].query_layers:
+        grids = _read_by(grids, queries.weights())
+    if grids[0].cross_layers:  # the columns of keys come behind those of the sequence
+        grids = [replace(grid, positions=grid.positions + len(sequence)) for grid in grids]
+    return grids, {block: tap.kept[block].numpy() for block in sorted(tap.kept)}, logits
+
+
+def _read_by(grids, weights):
+    """Grids of queries with the places that they read; `weights` (images, queries, states)."""
+    n_images, n_queries, n_states = weights.shape
+    read = []
+    for image, grid in enumerate(grids):
+        of_all = np.zeros((n_queries, n_images, n_states))  # states of all images are numbered
+        of_all[:, image] = weights[image]
+        read.append(grid.read_by(of_all.reshape(n_queries, -1)))
+    return read
 
 
 def _pass(run, tap):
@@ -503,7 +534,7 @@ def _assemble(run, grids, kept, logits):
     ids = torch.tensor(run.ids)
     probabilities = torch.softmax(logits, dim=-1)
     best = probabilities.topk(min(N_ALTERNATIVES, probabilities.shape[-1]), dim=-1)
-    image_positions = {int(p) for grid in grids for p in grid.positions}
+    image_positions = set(np.flatnonzero(sequence == run.handle.loaded.image_token_id).tolist())
     return AnswerTrace(
         images=run.images,
         image_names=run.image_names,

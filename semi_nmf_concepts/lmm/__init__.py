@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "NoSampleKeptError": "_representations",
         "PatchGrid": "_patch_grid",
         "TokenRepresentations": "_representations",
+        "check_image_size": "_answer",
         "find_blocks": "_architecture",
         "find_patch_grids": "_patch_grid",
         "layer_index": "_architecture",

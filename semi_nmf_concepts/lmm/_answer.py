@@ -235,6 +235,11 @@ def write_answer(
 
     handle = load_model(model)
     pictures, names = _read_images(images, image_names, max_pixels)
+    if handle.config.model_type == "instructblip" and len(pictures) > 1:
+        raise ValueError(
+            f"images: model {handle.model!r} reads one image, with the question, got "
+            f"{len(pictures)}."
+        )
     _check_settings(max_new_tokens, temperature, top_p, random_state)
     if is_encoder_decoder(handle.config):
         raise ValueError(
@@ -270,12 +275,7 @@ def _read_images(images, names, max_pixels):
     if not items:
         raise ValueError("images holds no image: at least one is needed.")
     for i, item in enumerate(items):
-        width, height = _size(item)
-        if width * height > max_pixels:
-            raise ValueError(
-                f"image {i} is too large ({width} x {height} pixels); at most {max_pixels} pixels "
-                "are taken (max_pixels). Make it smaller first."
-            )
+        check_image_size(item, i, max_pixels)
     if names is None:
         names = [
             os.path.basename(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else ""
@@ -285,6 +285,25 @@ def _read_images(images, names, max_pixels):
     elif len(names) != len(items):
         raise ValueError(f"image_names has {len(names)} names for {len(items)} image(s).")
     return [to_rgb(item, i) for i, item in enumerate(items)], [str(name) for name in names]
+
+
+def check_image_size(item, index=0, max_pixels=MAX_PIXELS):
+    """Raise a ValueError if an image is too large, before its pixels are read.
+
+    Parameters
+    ----------
+    item : path, PIL image or array
+        What is no image passes; reading it says so.
+    index : int, default=0
+        What the message calls it.
+    max_pixels : int, default=64,000,000
+    """
+    width, height = _size(item)
+    if width * height > max_pixels:
+        raise ValueError(
+            f"image {index} is too large ({width} x {height} pixels); at most {max_pixels} pixels "
+            "are taken (max_pixels). Make it smaller first."
+        )
 
 
 def _size(item):

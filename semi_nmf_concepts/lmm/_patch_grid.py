@@ -1,10 +1,10 @@
 """Which tokens of a prompt are an image, and which place of the image each of them stands for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ._patch_layouts import Prepared, lay_out
+from ._patch_layouts import Prepared, find_cross_layers, lay_out
 from ._patch_pieces import Queries
 
 
@@ -17,7 +17,7 @@ class Block:
     name : str
         "image", "whole image", "tile 1 of 4" and the like.
     tokens : ndarray of shape (rows, cols)
-        Indices into `PatchGrid.positions`, -1 where there is no token.
+        Indices into `PatchGrid.boxes`, -1 where there is no token.
     """
 
     name: str
@@ -32,13 +32,13 @@ class PatchGrid:
     ----------
     positions : ndarray of shape (n,), dtype int64
         Positions in the sequence of this image's tokens, ascending.
-    boxes : ndarray of shape (n, 4), dtype float64
-        Left, top, right and bottom of what a token stands for, as shares of the width and the
-        height of the image as it was before any processing. NaN for tokens that stand for no place
-        (ends of rows, class tokens, padding). Parts of the image that the processor cuts off are in
-        no box.
+    boxes : ndarray of shape (m, 4), dtype float64
+        The places: left, top, right and bottom of each, as shares of the width and the height of
+        the image as it was before any processing. Place i is what token i stands for (m = n), but
+        for queries, see `patches`. NaN for tokens that stand for no place (ends of rows, class
+        tokens, padding). Parts of the image that the processor cuts off are in no box.
     blocks : list of Block
-        The tokens as rectangles: one for most models, the whole image and its tiles for some.
+        The places as rectangles: one for most models, the whole image and its tiles for some.
     encoder : scipy.sparse.csr_array of shape (n, n_states) or None
         Weights with which tokens are made of the states of the vision encoder. Rows sum to 1, or to
         0 for tokens without a place. States are numbered as the attention of one encoder layer sees
@@ -52,10 +52,17 @@ class PatchGrid:
         which they read it, in order. Row j of such a module's attention is query j of one image,
         its columns the states of that image's picture.
     patches : PatchGrid or None
-        For queries: the places of what they read. Its ``positions`` are numbers of encoder states
-        (as in `encoder`), its boxes those of their patches. Values of tokens become values of
-        places by a matrix W (tokens, encoder states) that is made of the attention of
-        `query_layers`: ``patches.to_pixels((W.T @ values)[patches.positions])``.
+        For queries: what they read, one place for each patch of the picture. Its ``positions`` are
+        numbers of encoder states (as in `encoder`). What they read of each, attention says, which
+        differs from image to image: `read_by` gives a grid that has it as `encoder`, and these
+        patches as its places, of which there are not as many as tokens.
+
+    cross_layers : list of str
+        Empty, except where the language model reads images by cross-attention, beside its prompt
+        (Mllama): names of the modules by which it does, in order. The tokens are then the keys of
+        these modules, class tokens and padding included, and ``positions`` are numbers of keys;
+        those of all images follow each other. An ``AnswerTrace`` counts them from the end of its
+        sequence.
 
     Examples
     --------
@@ -69,6 +76,18 @@ class PatchGrid:
            [0.25, 0.25, 0.75, 0.75]])
     >>> grid.coverage([[True, False, False, False]])
     array([0.5, 0. ])
+
+    Two queries that read the same two patches, the second one only the patch to the right, and both
+    a class token that stands before them:
+
+    >>> grid.encoder = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> grid.positions = np.array([1, 2])  # of states: the class token has number 0
+    >>> queries = PatchGrid(
+    ...     np.array([4, 5]), np.full((2, 4), np.nan), [], None, (4, 2), ["layer"], grid
+    ... )
+    >>> queries = queries.read_by([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5]])
+    >>> queries.to_places([1.0, 3.0])
+    array([0.4, 1.9])
     """
 
     positions: np.ndarray
@@ -78,15 +97,117 @@ class PatchGrid:
     size: tuple
     query_layers: list = field(default_factory=list)
     patches: object = None
+    cross_layers: list = field(default_factory=list)
 
-    def to_pixels(self, values, size=None):
-        """One value for each token as a density over the image.
+    @property
+    def place_encoder(self):
+        """scipy.sparse.csr_array of shape (m, n_states) or None: places as mixtures of states."""
+        return self.encoder if self.patches is None else self.patches.encoder
 
-        Every token spreads its value evenly over its box, and blocks that overlap add up.
+    def read_by(self, weights):
+        """The grid of queries that read their picture with certain weights.
 
         Parameters
         ----------
-        values : array-like of shape (n,)
+        weights : array-like of shape (n, n_states)
+            What each query takes from the states of the encoder, numbered as in `encoder`; rows sum
+            to 1.
+
+        Returns
+        -------
+        PatchGrid
+            With these weights as `encoder`, and the boxes and blocks of `patches`.
+
+        Raises
+        ------
+        ValueError
+            If the tokens are no queries, or the weights are not of that shape.
+        """
+        from scipy.sparse import csr_array
+
+        if self.patches is None:
+            raise ValueError("the image tokens are no queries: each of them has its own place.")
+        weights = csr_array(np.asarray(weights, dtype=np.float64))
+        shape = len(self.positions), self.patches.encoder.shape[1]
+        if weights.shape != shape:
+            raise ValueError(
+                f"weights must have the shape {shape} (queries, states of the vision encoder), got "
+                f"{weights.shape}."
+            )
+        return replace(self, boxes=self.patches.boxes, blocks=self.patches.blocks, encoder=weights)
+
+    def to_places(self, values):
+        """Values of the tokens as values of the places.
+
+        For queries, a place has the sum over queries of their values times what they read of it.
+        What they read of states without a place, such as the class token, is left out. For all
+        other models, tokens and places are the same.
+
+        Parameters
+        ----------
+        values : array-like of shape (..., n)
+
+        Returns
+        -------
+        ndarray of shape (..., m)
+
+        Raises
+        ------
+        ValueError
+            If there is not one value for each token, or nothing is known of what queries read.
+        """
+        return self._carried(values, len(self.positions), "image tokens", transposed=False)
+
+    def from_places(self, weights):
+        """Weights of the places as weights of the tokens: the transpose of :meth:`to_places`.
+
+        ``to_places(values) @ weights`` is ``values @ from_places(weights)``.
+
+        Parameters
+        ----------
+        weights : array-like of shape (..., m)
+
+        Returns
+        -------
+        ndarray of shape (..., n)
+
+        Raises
+        ------
+        ValueError
+            If there is not one weight for each place, or nothing is known of what queries read.
+        """
+        return self._carried(weights, len(self.boxes), "places", transposed=True)
+
+    def _carried(self, values, n, of, transposed):
+        values = np.asarray(values)
+        self._check_read()
+        if values.ndim < 1 or values.shape[-1] != n:
+            raise ValueError(
+                f"there must be one value for each of the {n} {of} along the last axis, got an "
+                f"array of shape {values.shape}."
+            )
+        if self.patches is None:
+            return values
+        matrix = self.encoder[:, self.patches.positions].toarray()
+        carried = values @ (matrix.T if transposed else matrix)
+        return carried.astype(values.dtype) if values.dtype.kind == "f" else carried
+
+    def _check_read(self):
+        if self.query_layers and self.encoder is None:
+            raise ValueError(
+                "the image tokens are queries, which have no place in the image by themselves; "
+                "what they read of grid.patches, the attention of grid.query_layers says (see "
+                "grid.read_by)."
+            )
+
+    def to_pixels(self, values, size=None):
+        """One value for each place as a density over the image.
+
+        Every value is spread evenly over its box, and blocks that overlap add up.
+
+        Parameters
+        ----------
+        values : array-like of shape (m,)
             Values of tokens without a place are left out.
         size : tuple of int, default=None
             Width and height of the result in pixels; None: those of the image.
@@ -99,13 +220,14 @@ class PatchGrid:
         Raises
         ------
         ValueError
-            If there is not one value for each token, or if the tokens are queries.
+            If there is not one value for each place, or nothing is known of what queries read.
         """
         values = np.asarray(values, dtype=np.float64)
-        if values.shape != (len(self.positions),):
+        self._check_read()
+        if values.shape != (len(self.boxes),):
             raise ValueError(
-                f"values must have one entry for each of the {len(self.positions)} image tokens, "
-                f"got an array of shape {values.shape}."
+                f"values must have one entry for each of the {len(self.boxes)} image places, got "
+                f"an array of shape {values.shape}."
             )
         placed, (across, column), (down, row) = self._overlaps(self.size if size is None else size)
         areas = down.sum(axis=1)[row] * across.sum(axis=1)[column]
@@ -114,7 +236,7 @@ class PatchGrid:
         return down.T @ densities @ across
 
     def coverage(self, mask):
-        """Share of each token's box that a region of the image covers.
+        """Share of each place's box that a region of the image covers.
 
         Parameters
         ----------
@@ -123,20 +245,21 @@ class PatchGrid:
 
         Returns
         -------
-        ndarray of shape (n,), dtype float64
+        ndarray of shape (m,), dtype float64
             0 for tokens without a place.
 
         Raises
         ------
         ValueError
-            If the mask has not two dimensions, or if the tokens are queries.
+            If the mask has not two dimensions, or nothing is known of what queries read.
         """
         mask = np.asarray(mask)
+        self._check_read()
         if mask.ndim != 2:
             raise ValueError(f"mask must have the shape (height, width), got {mask.shape}.")
         placed, (across, column), (down, row) = self._overlaps(mask.shape[::-1])
         inside = (down @ mask.astype(np.float64) @ across.T)[row, column]
-        shares = np.zeros(len(self.positions))
+        shares = np.zeros(len(self.boxes))
         shares[placed] = inside / (down.sum(axis=1)[row] * across.sum(axis=1)[column])
         return shares
 
@@ -144,14 +267,8 @@ class PatchGrid:
         """How much of every column and every row of pixels the boxes cover.
 
         Boxes form grids, so that few of their sides differ: for either direction, an array (sides,
-        pixels), and which of its rows belongs to each token with a place.
+        pixels), and which of its rows belongs to each place.
         """
-        if self.query_layers:
-            raise ValueError(
-                "the image tokens are queries, which have no place in the image by themselves; "
-                "their values must be carried to grid.patches by the attention of "
-                "grid.query_layers."
-            )
         placed = np.flatnonzero(~np.isnan(self.boxes[:, 0]))
         sides = []
         for axis, n in enumerate(size):
@@ -197,6 +314,14 @@ def find_patch_grids(loaded, inputs, images):
     layouts, n_states = lay_out(Prepared(loaded, inputs, [image.size for image in images]))
     positions = _image_positions(loaded, inputs)
     counts = [sum(piece.n_tokens for piece in pieces) for pieces in layouts]
+    layers = find_cross_layers(loaded.model)
+    if layers:
+        if len(positions) != len(images):
+            raise ValueError(
+                f"the prompt must have a place for each of the {len(images)} image(s), it has "
+                f"{len(positions)}."
+            )
+        positions = np.arange(sum(counts))
     if sum(counts) != len(positions):
         raise ValueError(
             f"the patch grid does not fit the prompt: {_said(layouts)} make {sum(counts)} image "
@@ -206,7 +331,8 @@ def find_patch_grids(loaded, inputs, images):
     for part, pieces, image in zip(
         np.split(positions, np.cumsum(counts)[:-1]), layouts, images, strict=True
     ):
-        grids.append(_grid(part, pieces, n_states, image.size))
+        grid = _grid(part, pieces, n_states, image.size)
+        grids.append(replace(grid, cross_layers=layers))
     return grids
 
 

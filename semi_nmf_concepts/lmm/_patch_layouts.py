@@ -1,7 +1,7 @@
 """The order of the image tokens in every family of models, one function for each layout."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -412,6 +412,50 @@ def _pixtral(prepared):
     return layouts, first
 
 
+def _mllama(prepared):
+    """Mllama: tiles of a canvas that the image fills up to its right or lower border.
+
+    Tokens are the keys of cross-attention: of every picture, its class token and its patches, also
+    of pictures of nothing where an image has fewer tiles than the most.
+    """
+    from transformers.models.mllama import image_processing_pil_mllama as mllama
+
+    pixels = prepared.input("pixel_values")
+    n_images, most, _, height, width = pixels.shape[1:]
+    prepared.check_count(n_images, len(prepared.sizes), "images")
+    encoder = Encoder((width, height), prepared.vision.patch_size, 1)
+    # The encoder's attention sees every picture with states up to a multiple of 8.
+    encoder = replace(encoder, n_after=-encoder.n_states % 8)
+    shapes = mllama.get_all_supported_aspect_ratios(most)
+    layouts, nothing = [], Piece.gap(encoder.shape[0] * encoder.shape[1])
+    for i, (size, shape) in enumerate(
+        zip(prepared.sizes, prepared.input("aspect_ratio_ids")[0].tolist(), strict=True)
+    ):
+        rows, cols = shapes[shape - 1]
+        scaled = mllama.get_image_size_fit_to_canvas(
+            *size[::-1], rows * height, cols * width, tile_size=height
+        )
+        view, n_tiles = View.whole(size).resized(size, scaled[::-1]), rows * cols
+        pieces = []
+        for tile in range(most):
+            left, top = tile % cols * width, tile // cols * height
+            name = f"tile {tile + 1} of {n_tiles}" if n_tiles > 1 else "image"
+            piece = encoder.piece(name, view.moved(left, top), i * most + tile)
+            pieces += [Piece.gap(1), piece if tile < n_tiles else nothing]
+        layouts.append(pieces)
+    return layouts, n_images * most * encoder.n_states
+
+
+def find_cross_layers(model):
+    """Names of the cross-attention modules by which images are read beside the prompt, in order.
+
+    None for models whose prompt has the images in it.
+    """
+    if model.config.model_type != "mllama":
+        return []
+    return [name for name, _ in model.named_modules() if name.endswith(".cross_attn")]
+
+
 _LAYOUTS = {
     "blip-2": _blip2,
     "gemma3": _gemma3,
@@ -424,6 +468,7 @@ _LAYOUTS = {
     "llava_next": _llava_next,
     "llava_onevision": _llava_next,
     "mistral3": _pixtral,
+    "mllama": _mllama,
     "paligemma": _paligemma,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen_vl,
@@ -440,5 +485,4 @@ _NO_PLACE = {
     "depalm": _QUERIES,
     "idefics2": _QUERIES,
     "kosmos-2": _QUERIES,
-    "mllama": "the image is read by cross-attention, beside the prompt.",
 }

@@ -137,13 +137,14 @@ class Encoder:
         Width and height of every picture that it is given, in pixels.
     patch : int
         Side of a patch; what is left over at the right and lower border is not seen.
-    n_before : int, default=0
-        States before those of the patches: class token, registers.
+    n_before, n_after : int, default=0
+        States before those of the patches (class token, registers), and behind them (padding).
     """
 
     size: tuple
     patch: int
     n_before: int = 0
+    n_after: int = 0
 
     @property
     def shape(self):
@@ -153,7 +154,7 @@ class Encoder:
     @property
     def n_states(self):
         """int: of one picture."""
-        return self.n_before + self.shape[0] * self.shape[1]
+        return self.n_before + self.shape[0] * self.shape[1] + self.n_after
 
     def states(self, index):
         """Numbers of the states of the patches of picture `index`, of shape (rows, columns)."""

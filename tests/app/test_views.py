@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from semi_nmf_concepts.app import _views as views
+from semi_nmf_concepts.app._chat import WHOLE, ask_model
 from semi_nmf_concepts.attention import AnswerWord
 from semi_nmf_concepts.lmm import PatchGrid
 
@@ -142,3 +143,11 @@ def test_concepts_in_words(trace, report):
     assert "stayed the same" in views.ablation_text(same)
     for row in views.ablation_rows(same):
         assert row[1] == pytest.approx(row[2], abs=1e-3)
+
+
+def test_a_huge_image_is_refused_before_it_is_read(tmp_path):
+    Image.new("1", (9000, 8000)).save(tmp_path / "huge.png")
+    options = {"max_new_tokens": 8, "temperature": 0, "top_p": 1, "seed": 0}
+    for crop in (WHOLE, (0, 0, 50, 50)):
+        with pytest.raises(ValueError, match=r"too large \(9000 x 8000 pixels\)"):
+            ask_model("bundled", str(tmp_path / "huge.png"), crop, "", **options)

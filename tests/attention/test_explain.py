@@ -5,7 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from semi_nmf_concepts.attention import AnswerExplanation, explain_answer, most_visual_head
+from semi_nmf_concepts.attention import (
+    AnswerExplanation,
+    explain_answer,
+    explain_trace,
+    most_visual_head,
+)
 from semi_nmf_concepts.attention import _explain as explain_module
 from tests._tiny_llava import tiny_images
 from tests.attention._report import dog_report
@@ -122,3 +127,11 @@ def test_concepts_of_another_model(build):
             through=[],
             causal=False,
         )
+
+
+def test_a_trace_is_explained_as_its_answer_is(explanation):
+    again = explain_trace(explanation.trace, concepts=dog_report())
+    first, second = explanation.to_dict(), again.to_dict()
+    for document in (first, second):
+        del document["settings"]["seconds"]
+    assert first == second

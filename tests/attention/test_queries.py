@@ -9,7 +9,6 @@ from semi_nmf_concepts.attention import (
     AnswerTrace,
     _capture,
     causal_graph,
-    concept_activation_map,
     deletion_insertion,
     explain_answer,
     trace_answer,
@@ -80,13 +79,19 @@ def test_rows_logits_and_what_queries_read(name, n_images, trace_of):
     own = logits.gather(1, torch.tensor(run.ids)[:, None])[:, 0].numpy()
     np.testing.assert_allclose(trace.logits, own, atol=1e-4)
 
+    given = {}
+    hook = model.qformer.register_forward_pre_hook(
+        lambda module, arguments, options: given.update(options), with_kwargs=True
+    )
     with eager(model), torch.inference_mode():
         output = run.run(output_attentions=True)
+        hook.remove()
+        read = model.qformer(**given | {"output_attentions": True, "return_dict": True})
     for kept, weights in zip(
         trace.attention, output.language_model_outputs.attentions, strict=True
     ):
         np.testing.assert_allclose(kept, weights[0, :, rows].numpy(), atol=1e-3)
-    crossing = torch.stack(output.qformer_outputs.cross_attentions)  # layers, images, heads, ...
+    crossing = torch.stack(read.cross_attentions)  # layers, images, heads, queries, states
     assert crossing.shape[0] == len(trace.grids[0].query_layers) == 3
     for image, grid in enumerate(trace.grids):
         wanted = np.zeros((N_QUERIES, n_images, N_STATES))
@@ -94,9 +99,12 @@ def test_rows_logits_and_what_queries_read(name, n_images, trace_of):
         np.testing.assert_allclose(grid.encoder.toarray(), wanted.reshape(N_QUERIES, -1), atol=1e-6)
         np.testing.assert_allclose(grid.encoder.sum(axis=1), 1)
         assert np.ptp(grid.encoder.toarray(), axis=0).max() > 0.01, "all queries read the same"
-        assert grid.positions.tolist() == np.flatnonzero(
-            trace.token_ids == trace.model.loaded.image_token_id
-        ).reshape(n_images, -1)[image].tolist()
+        assert (
+            grid.positions.tolist()
+            == np.flatnonzero(trace.token_ids == trace.model.loaded.image_token_id)
+            .reshape(n_images, -1)[image]
+            .tolist()
+        )
 
 
 @pytest.mark.parametrize(("name", "n_images"), cases())
@@ -142,9 +150,7 @@ def test_views_are_sums_over_queries(name, n_images, trace_of):
 def test_a_place_is_where_the_image_was_painted(name, patch, build):
     """With one layer, one head and an encoder of position-wise layers, a query's attention to any
     two places has a ratio that these two places alone decide."""
-    folder = build(
-        name, num_hidden_layers=1, num_attention_heads=1, cross_attention_frequency=1
-    )
+    folder = build(name, num_hidden_layers=1, num_attention_heads=1, cross_attention_frequency=1)
     handle = load_model(folder, device="cpu", dtype="float32")
     make_position_wise(handle.loaded.model)
     try:

@@ -71,11 +71,13 @@ class _Enough(Exception):
 
 
 def look(loaded, images):
-    """(what enters the language model at every position, states of each encoder layer)."""
+    """(what enters the language model at every position, or key, states of each encoder layer)."""
     taken = []
 
     def keep(module, args, kwargs):
-        if kwargs["inputs_embeds"] is not None:  # those of the prompt, if an encoder reads it
+        if kwargs.get("cross_attention_states") is not None:  # picture by picture
+            taken.append(kwargs["cross_attention_states"].flatten(0, 1).clone())
+        elif kwargs["inputs_embeds"] is not None:  # those of the prompt, if an encoder reads it
             taken.append(kwargs["inputs_embeds"][0].clone())
         raise _Enough
 

@@ -62,6 +62,50 @@ def test_coverage_is_the_share_of_a_box(overlapping):
     np.testing.assert_allclose(overlapping.coverage(mask[:, :2]), [1 / 4, 1 / 2, 0.0])
 
 
+def queries_of(weights):
+    """A grid of two queries that read the class token and two patches."""
+    patches = grid_of([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
+    patches.encoder, patches.positions = np.eye(3)[1:], np.array([1, 2])
+    nowhere = np.full((2, 4), np.nan)
+    unread = PatchGrid(np.arange(2), nowhere, [], None, (60, 40), ["layer"], patches)
+    return unread, unread if weights is None else unread.read_by(weights)
+
+
+def test_values_of_queries_lie_where_they_read():
+    unread, grid = queries_of([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]])
+    assert unread.encoder is None
+    assert len(grid.boxes) == len(grid.blocks[0].tokens.ravel()) == 2
+    np.testing.assert_allclose(grid.to_places([1.0, 2.0]), [2.3, 0.5])
+    np.testing.assert_allclose(grid.to_pixels([2.3, 0.5], (2, 1)), [[2.3, 0.5]])
+    random = np.random.default_rng(0)
+    values, places = random.normal(size=(5, 4, 2)), random.normal(size=2)
+    np.testing.assert_allclose(grid.to_places(values) @ places, values @ grid.from_places(places))
+    assert grid.to_places(values.astype(np.float32)).dtype == np.float32
+    np.testing.assert_allclose(grid.coverage([[True, False]]), [1, 0])
+
+
+def test_other_tokens_are_their_own_places(overlapping):
+    values = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(overlapping.to_places(values), values)
+    np.testing.assert_array_equal(overlapping.from_places(values), values)
+    assert overlapping.place_encoder is overlapping.encoder
+    with pytest.raises(ValueError, match="are no queries"):
+        overlapping.read_by(np.eye(3))
+
+
+@pytest.mark.parametrize("method", ["to_places", "from_places"])
+def test_what_is_not_read_or_does_not_fit_is_not_carried(overlapping, method):
+    unread, grid = queries_of(np.eye(3)[1:])
+    with pytest.raises(ValueError, match="the image tokens are queries"):
+        getattr(unread, method)([1.0, 2.0])
+    for one, n in ((grid, 2), (overlapping, 3)):
+        for wrong in (np.ones((n, n + 1)), 1.0):
+            with pytest.raises(ValueError, match=f"one value for each of the {n} .* last axis"):
+                getattr(one, method)(wrong)
+    with pytest.raises(ValueError, match=r"weights must have the shape \(2, 3\) .*got \(2, 2\)"):
+        unread.read_by(np.eye(2))
+
+
 @pytest.mark.parametrize("values", [[1.0, 2.0], np.ones((3, 1)), 1.0])
 def test_values_must_be_one_for_each_token(overlapping, values):
     with pytest.raises(ValueError, match="values must have one entry for each of the 3 image"):

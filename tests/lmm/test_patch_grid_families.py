@@ -39,7 +39,6 @@ CROPPED = ["llava", "vipllava"]
 UNKNOWN = {
     "depalm-opt": "no patch grid: they are learned queries",
     "idefics2": "no patch grid: they are learned queries",
-    "mllama": "no patch grid: the image is read by cross-attention",
     "chameleon": "the patch grid of 'chameleon' models is not known; it is for .*'?llava",
 }
 VISION = pytest.mark.vision
@@ -198,6 +197,40 @@ def test_queries_have_no_place_but_read_places(name, load, monkeypatch):
         for layer, states in before.items():
             assert len(states) == n_states
             assert changed(states, after[layer]) == {grid.patches.positions[patch]}
+
+
+@pytest.mark.parametrize("size", [*SIZES, (30, 30), LONG], ids=str)
+def test_keys_of_cross_attention_see_their_places(size, load):
+    """Of Mllama: tiles of 4 x 4 patches and a class token each, padded to the most tiles."""
+    loaded = load("mllama")
+    (grid,) = check_painting(loaded, [flat(size)])
+    assert grid.positions.tolist() == list(range(4 * 17))
+    placed = ~np.isnan(grid.boxes[:, 0])
+    assert not placed[::17].any(), "class tokens"
+    np.testing.assert_allclose(grid.encoder.sum(axis=1), placed)
+    # The whole image and nothing else, each place once.
+    np.testing.assert_allclose(grid.to_pixels(grid.coverage([[True]])).sum(), placed.sum())
+    areas = (grid.boxes[placed, 2:] - grid.boxes[placed, :2]).prod(axis=1)
+    assert areas.sum() == pytest.approx(1.0)
+    n_tiles = {(300, 200): 4, (170, 260): 4, (30, 30): 1, LONG: 4}[size]
+    assert len(grid.blocks) == n_tiles
+    crossing = [loaded.model.get_submodule(name) for name in grid.cross_layers]
+    blocks = loaded.model.model.language_model.layers
+    assert crossing == [blocks[i].cross_attn for i in (1, 3)]
+
+
+def test_keys_of_two_images_are_told_apart(load):
+    loaded, images = load("mllama"), [flat(size) for size in SIZES]
+    for which in (0, 1):
+        grids = check_painting(loaded, images, which, few)
+    assert [grid.positions[0] for grid in grids] == [0, 4 * 17]
+    inputs = encode(loaded, images)
+    with pytest.raises(ValueError, match=r"1 image\(s\) should have given 1 images.* have 2"):
+        find_patch_grids(loaded, inputs, images[:1])
+    places = (inputs["input_ids"][0] == loaded.image_token_id).nonzero().ravel()
+    inputs["input_ids"][0, places[1]] = loaded.tokenizer.eos_token_id
+    with pytest.raises(ValueError, match=r"a place for each of the 2 image\(s\), it has 1"):
+        find_patch_grids(loaded, inputs, images)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
