@@ -50,6 +50,17 @@ def test_commands_parse(page):
                 build_parser().parse_args(words[1:])
 
 
+@pytest.mark.slow
+def test_examples_of_the_page_on_answers_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for number, block in enumerate(blocks(ROOT / "docs" / "attention.md", "python"), start=1):
+        exec(compile(block, f"attention.md, example {number}", "exec"), namespace)
+    assert namespace["curves"].deletion_area < namespace["curves"].random_deletion_areas.mean()
+    assert namespace["without"].answer_after
+    assert "</html>" in (tmp_path / "page.html").read_text(encoding="utf-8")[-20:]
+
+
 @pytest.mark.parametrize("room", semi_nmf_concepts._SUBPACKAGES)
 def test_the_api_page_lists_every_public_name(room):
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

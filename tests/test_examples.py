@@ -1,7 +1,8 @@
 """The examples of the documentation run, and find what the pages say that they find.
 
-What they print is kept beside them, where the pages include it. After a change that moves the
-numbers, ``python -m tests.test_examples`` writes it again; the numbers themselves are not compared.
+What they print is kept beside them, where the pages include it, and so are their figures. After a
+change that moves the numbers, ``python -m tests.test_examples [NAME ...]`` writes all or some of
+them again; the numbers themselves are not compared.
 """
 
 import contextlib
@@ -9,12 +10,16 @@ import io
 import os
 import re
 import runpy
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from semi_nmf_concepts.attention import ablate_concept
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -43,9 +48,10 @@ def working_folder(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # an example leaves nothing behind
 
 
-def test_the_page_shows_every_script_with_its_output():
-    page = (FOLDER.parent / "examples.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^```\{literalinclude\} examples/(\S+)$", page, re.MULTILINE)
+def test_the_pages_show_every_script_with_its_output():
+    pages = [FOLDER.parent / name for name in ("examples.md", "case_study.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = re.findall(r"^```\{literalinclude\} examples/(\S+)$", text, re.MULTILINE)
     assert sorted(shown) == sorted(p.name for s in SCRIPTS for p in (s, s.with_suffix(".txt")))
     assert all((FOLDER / name).is_file() for name in shown)
 
@@ -108,17 +114,48 @@ def test_own_decomposer():
     assert len(printed.splitlines()) == 5
 
 
-def refresh():
-    """Write what every script prints beside it."""
+@pytest.mark.slow
+def test_case_study():
+    found, printed = run_as_kept("case_study")
+    assert "chair" in found["trace"].answer and found["factors"].companion[4738] == "none"
+    # One token has the relevancy of the wrong word, and is the only one that it cannot do without.
+    values = found["found"]["language"].map("chair").values[0]
+    assert values.argmax() == found["occluded"].argmin() == 33 and values[33] > 0.8
+    assert found["occluded"][33] < 0.3 and np.delete(found["occluded"], 33).min() > 0.99
+    for curves in found["curves"].values():
+        assert curves.deletion_area < curves.random_deletion_areas.mean()
+    # The concept of chairs is most active at "dog"; without it the word loses its probability.
+    concept = found["report"].concepts[found["k"]]
+    assert concept.words[0] == "chair" and set(found["of_images"]) == {"chair"}
+    removed = ablate_concept(found["trace"], found["report"], found["k"], regenerate=False)
+    assert removed.word_changes[-1] < min(found["controls"])
+    assert "times 2" in printed and "'a chair and a dog" in printed
+    for name in found["figures"]:
+        kept = FOLDER.parent / "images" / f"{name}.png"
+        assert 0 < kept.stat().st_size < 100_000
+        assert f"images/{name}.png" in (FOLDER.parent / "case_study.md").read_text("utf-8")
+
+
+def refresh(*names):
+    """Write what every script (or those named) prints beside it, and draw its figures."""
     warnings.simplefilter("error")
     for script in SCRIPTS:
+        if names and script.stem not in names:
+            continue
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            printed = run(script.stem)[1]
+            found, printed = run(script.stem)
         script.with_suffix(".txt").write_text(printed, encoding="utf-8")
+        for name, figure in found.get("figures", {}).items():
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=84)
+            path = FOLDER.parent / "images" / f"{name}.png"
+            Image.open(drawn).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(
+                path, optimize=True
+            )
         print(f"{script.stem}: {len(printed.splitlines())} lines")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("MPLBACKEND", "Agg")
-    refresh()
+    refresh(*sys.argv[1:])
