@@ -63,7 +63,7 @@ def causal_tab(frame, chat):
     with gr.Row():
         alpha = gr.Number(0.01, label="alpha", min_width=90, elem_id="alpha")
         records = gr.Number(128, label="Records", precision=0, min_width=90)
-        threshold = gr.Slider(0.05, 1, 0.2, step=0.05, label="Threshold", min_width=120)
+        threshold = gr.Slider(0, 0.2, 0.01, step=0.005, label="Least attention", min_width=120)
         radius = gr.Slider(1, 3, 3, step=1, label="Radius", min_width=120, elem_id="radius")
     frame.one_layer.append(layer)
     frame.one_head.append(head)

@@ -71,7 +71,7 @@ def test_rows_and_logits_of_a_family(name, n_images, build):
     # A pass of its own with the kernel that the model uses (SDPA).
     run = write_answer(handle, trace.images, QUESTION, trace.token_ids[trace.n_prompt :].tolist())
     with torch.inference_mode():
-        logits = run.run().logits[0, rows].float()
+        logits = run.run().logits[0, rows].float().cpu()
     own = logits.gather(1, torch.tensor(run.ids)[:, None])[:, 0].numpy()
     np.testing.assert_allclose(trace.logits, own, atol=1e-4)
     assert logits.argmax(dim=-1).tolist() == run.ids, "not the answer that the model writes"
@@ -80,7 +80,7 @@ def test_rows_and_logits_of_a_family(name, n_images, build):
         attentions = run.run(output_attentions=True).attentions
     assert len(attentions) == len(trace.layers)
     for kept, weights in zip(trace.attention, attentions, strict=True):
-        np.testing.assert_allclose(kept, weights[0, :, rows].numpy(), atol=1e-3)
+        np.testing.assert_allclose(kept, weights[0, :, rows].float().cpu().numpy(), atol=1e-3)
 
     assert len(trace.grids) == n_images
     positions = np.concatenate([grid.positions for grid in trace.grids])
@@ -104,7 +104,7 @@ def test_the_fast_kernel_comes_back(build):
 
     broken = pytest.raises(RuntimeError, match="in the middle")
     with quiet_transformers(), broken, _capture.tapped(model, fail):
-        model.get_decoder()(torch.zeros(1, 3, dtype=torch.long))
+        model.get_decoder()(torch.zeros(1, 3, dtype=torch.long, device=model.device))
     assert [config._attn_implementation for config in _capture._configs(model)] == before
     assert set(before) == {"sdpa"}
 
