@@ -235,7 +235,7 @@ def gpu(options):
         print(f"{torch.cuda.get_device_name(0)}; S = {length}, {n_layers} layers, {n_heads} heads")
         print(f"     attention kept {trace.attention.nbytes / 2**20:7.1f} MiB")
         print(f"     whole matrices {whole / 2**20:7.1f} MiB (in half precision)")
-        word = 0
+        word, missed = 0, 0
         map_ = trace.image_attention(word)
         views = {
             "trace, answer given": lambda: trace_answer(
@@ -254,7 +254,10 @@ def gpu(options):
             taken = time.perf_counter() - start
             peak = (torch.cuda.max_memory_allocated() - weights) / 2**20
             print(f"     {name:30} {taken:6.2f} s, {peak:8.1f} MiB beyond the weights")
-    return 0
+            if name.startswith("trace"):
+                missed += peak * 2**20 >= whole
+                print(f"{verdict(not missed)} less than the whole matrices")
+    return missed
 
 
 PARTS = {

@@ -1,7 +1,7 @@
 """A concept removed from the residual stream: what becomes of the answer."""
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -271,9 +271,9 @@ def _logits(run, removal):
 
     with torch.inference_mode():
         if removal is None:
-            return run.run().logits[0, rows].float().cpu().numpy(), None
+            return run.last_logits()[:-1].float().cpu().numpy(), None
         with _applied(run, removal, change):
-            logits = run.run().logits[0, rows].float().cpu().numpy()
+            logits = run.last_logits()[:-1].float().cpu().numpy()
     return logits, kept[0]
 
 
@@ -287,7 +287,7 @@ def _answers(trace, run, removal, max_new_tokens):
     made = trace.provenance.get("answer", {})
     drawn = {name: made[name] for name in ("temperature", "top_p", "random_state") if name in made}
     longest = made.get("max_new_tokens", 64) if max_new_tokens is None else max_new_tokens
-    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+    if isinstance(longest, bool) or not isinstance(longest, Integral) or longest < 1:
         raise ValueError(f"max_new_tokens must be a positive integer, got {longest!r}.")
     can_be_compared = (
         made.get("source") == "generated"

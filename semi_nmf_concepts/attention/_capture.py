@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from semi_nmf_concepts.lmm import find_blocks
 
 NAME = "semi_nmf_concepts"
-_current = threading.local()  # .tap, .implementations
-_lock = threading.RLock()  # a model runs for one trace at a time
+_taps = threading.local()  # .current: the tap of this thread; calls of others go their usual way
+_own = {}  # id of a configuration -> the implementation that it had before a tap
+_lock = threading.RLock()  # one tap at a time
 
 
 @dataclass(eq=False)
@@ -64,7 +65,7 @@ class AttentionCall:
 
     def fast(self):
         """(output, None) by the kernel that the model uses otherwise."""
-        own = _current.implementations.get(id(getattr(self.module, "config", None)), "sdpa")
+        own = _own.get(id(getattr(self.module, "config", None)), "sdpa")
         if own == "eager" or not _is_exact_with_sdpa(self.options):
             return self.plain()[0], None
         from transformers import AttentionInterface
@@ -93,12 +94,14 @@ def _eager_function(module):
 
 def _attend(module, query, key, value, attention_mask=None, **options):
     """What the registry calls."""
-    return _current.tap(AttentionCall(module, query, key, value, attention_mask, options))
+    call = AttentionCall(module, query, key, value, attention_mask, options)
+    tap = getattr(_taps, "current", None)
+    return call.fast() if tap is None else tap(call)
 
 
 @contextlib.contextmanager
 def tapped(model, tap):
-    """Within the block, `tap` answers every attention call of `model`.
+    """Within the block, `tap` answers every attention call of `model` in this thread.
 
     Parameters
     ----------
@@ -110,8 +113,10 @@ def tapped(model, tap):
     _register()
     with _lock:
         configs = _configs(model)
+        before = getattr(_taps, "current", None)
         own = {id(config): config._attn_implementation for config in configs}
-        _current.tap, _current.implementations = tap, own
+        _own.update(own)
+        _taps.current = tap
         try:
             for config in configs:
                 config._attn_implementation_internal = NAME
@@ -119,7 +124,7 @@ def tapped(model, tap):
         finally:
             for config in configs:
                 config._attn_implementation_internal = own[id(config)]
-            _current.tap = _current.implementations = None
+            _taps.current = before
 
 
 def _register():

@@ -261,7 +261,7 @@ def causal_graph(
     return CausalGraph(
         word=trace.words[index].text,
         word_index=index,
-        layer=int(layer) if layer >= 0 else int(layer) + trace.model.n_layers,
+        layer=int(layer) if layer >= 0 else int(layer) + trace.n_blocks,
         head=int(head) if head >= 0 else int(head) + trace.n_heads,
         alpha=float(alpha),
         n_records=int(n_records),

@@ -7,6 +7,7 @@ the prompt and the image are not.
 
 import contextlib
 import os
+import threading
 
 import numpy as np
 
@@ -97,7 +98,11 @@ def states_pass_through(module, change, width):
         Of a state.
     """
 
+    thread = threading.get_ident()
+
     def hook(module, args, output):
+        if threading.get_ident() != thread:  # the model is shared, and this is another's run
+            return None
         # Blocks return a tensor in some versions and families and a tuple in others.
         states = output[0] if isinstance(output, (tuple, list)) else output
         shape = tuple(getattr(states, "shape", ()))
@@ -129,7 +134,7 @@ def states_of(run, report):
 
     module = module_of(report, run.handle.loaded.model)
     with torch.inference_mode(), states_pass_through(module, keep, report.components.shape[1]):
-        run.run()
+        run.last_logits()
     if not kept or len(kept[0]) != len(run.ids):
         raise ValueError(
             f"concepts: the report's module {report.provenance.get('module')!r} does not run over "

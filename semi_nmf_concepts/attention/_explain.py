@@ -10,6 +10,7 @@ from semi_nmf_concepts._files import write_atomically
 from semi_nmf_concepts.grounding import ConceptReport, dump_json
 
 from ._causal import causal_graph
+from ._concept_states import open_report
 from ._concepts import concept_activation_map
 from ._faithfulness import deletions_insertions
 from ._relevancy import relevancies
@@ -201,6 +202,8 @@ def _checked(views):
 
 
 def _explain(trace, *, seconds, concepts, words, through, causal, faithfulness, random_state):
+    if concepts is not None:
+        concepts = open_report(concepts, trace)  # before all that takes time
     work = _Work(seconds)
     chosen = _content_words(trace.words) if words is None else trace.find_words(words)
     result = AnswerExplanation(trace, concept_report=concepts)

@@ -5,7 +5,6 @@ their borders into *cells*. An order of tokens is an order of cells: each has th
 token whose box covers it.
 """
 
-import inspect
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -316,15 +315,13 @@ def _scores(trace, pictures, score):
 
     run = trace.run_again
     model, ids = run.handle.loaded.model, torch.tensor(run.ids)
-    takes = inspect.signature(model.forward).parameters
-    options = {"logits_to_keep": len(ids) + 1} if "logits_to_keep" in takes else {}
     step = max(1, min(_MAX_ROWS, _MAX_POSITIONS // len(trace.token_ids)))
     found = []
     with torch.inference_mode(), quiet_transformers():
         for start in range(0, len(pictures), step):
             rows = [run.extended(run.encode(images)) for images in pictures[start : start + step]]
             for batch in _batches(rows):
-                logits = model(**batch, use_cache=False, **options).logits
+                logits = model(**batch, use_cache=False, **run.last_only).logits
                 logits = logits[:, -len(ids) - 1 : -1].float().cpu()
                 values = logits.softmax(dim=-1) if score == "probability" else logits
                 picked = values.gather(2, ids.expand(len(values), -1)[..., None])

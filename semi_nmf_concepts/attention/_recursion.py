@@ -16,7 +16,7 @@ cross-attention has rows at positions and columns at keys.
 
 import contextlib
 import dataclasses
-import inspect
+import threading
 from collections import Counter
 
 import numpy as np
@@ -101,9 +101,6 @@ class Recursion:
     def _forward(self):
         """Logits (T + 1, vocabulary) of the end of the sequence, with their graph."""
         model = self._run.handle.loaded.model
-        n_last = len(self._run.ids) + 1
-        takes = inspect.signature(model.forward).parameters
-        keep = {"logits_to_keep": n_last} if "logits_to_keep" in takes else {}
         # Tensors that were made under inference_mode cannot take part in a graph; clones can.
         inputs = {
             name: value.clone() if isinstance(value, torch.Tensor) else value
@@ -112,13 +109,17 @@ class Recursion:
         if self._mixture is not None:
             self._leaves.append(inputs["pixel_values"].requires_grad_())
         with self._open_embeddings(model), tapped(model, self._tap):
-            return self._run.run(inputs, **keep).logits[0, -n_last:]
+            return self._run.last_logits(inputs)
 
     @contextlib.contextmanager
     def _open_embeddings(self, model):
         """Words' embeddings take part in the graph, although all parameters are frozen."""
 
+        thread = threading.get_ident()
+
         def open_up(module, arguments, output):
+            if threading.get_ident() != thread:  # the model is shared, and this is another's run
+                return None
             leaf = output.detach().requires_grad_()
             self._leaves.append(leaf)
             return leaf.clone()  # some models write image features into it, which a leaf forbids

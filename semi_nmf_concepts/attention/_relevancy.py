@@ -119,7 +119,9 @@ class Relevancy(Result):
         answer = self.context[len(self.context) - self.n_answer_words :]
         wanted = find_words(answer, word)
         rows = [self.word_indices.index(i) for i in wanted if i in self.word_indices]
-        if not rows:
+        # A text stands for its occurrences that were explained; each word asked for must have one.
+        asked = word if isinstance(word, (list, tuple)) else [word]
+        if not all(set(find_words(answer, one)) & set(self.word_indices) for one in asked):
             explained = zip(self.word_indices, self.words, strict=True)
             raise ValueError(
                 f"the word {word!r} was not explained; explained are "

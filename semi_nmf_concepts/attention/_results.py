@@ -171,6 +171,8 @@ def _decode(value, arrays):
             return kind(_decode(item, arrays) for item in value[kind.__name__])
     home = importlib.import_module(f"semi_nmf_concepts.{_TYPES[value['type']]}")
     content = {name: _decode(item, arrays) for name, item in value["fields"].items()}
+    # A file gives no trust: whoever needs the model's own code says so to `load_model`.
+    content |= {"trust_remote_code": False} if value["type"] == "ModelHandle" else {}
     return getattr(home, value["type"])(**content)
 
 

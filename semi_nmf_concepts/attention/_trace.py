@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from semi_nmf_concepts.lmm import find_patch_grids, write_answer
+from semi_nmf_concepts.lmm import find_patch_grids, layer_index, load_model, write_answer
 
 from ._maps import HeadMasses, ImageMap, WordScores, entropy_of
 from ._results import Result
@@ -40,8 +40,8 @@ class AnswerTrace(Result):
     words : list of AnswerWord
         The answer's words; ``start`` and ``stop`` count answer tokens.
     question_words : list of AnswerWord
-        The question's words (the whole prompt's if the question is empty); ``start`` and ``stop``
-        are positions in the sequence.
+        The question's words (the whole prompt's if the question is empty, none where it is not
+        found in the prompt); ``start`` and ``stop`` are positions in the sequence.
     grids : list of PatchGrid
         One per image: its positions and the places that they stand for. Where image tokens are
         queries that read the whole image (BLIP-2, InstructBLIP), the places are the patches of the
@@ -103,17 +103,34 @@ class AnswerTrace(Result):
         return self.attention.shape[1]
 
     @property
+    def n_blocks(self):
+        """int: decoder blocks of the model."""
+        return self.provenance.get("n_blocks") or self.model.n_layers
+
+    @property
     def run_again(self):
         """The :class:`~semi_nmf_concepts.lmm.Answer` behind the trace, to run the model again."""
         if self._run is None:
             ids = [int(index) for index in self.token_ids[self.n_prompt :]]
+            known = self.provenance.get("fingerprint")
+            if known is not None and self.model.fingerprint != known:
+                raise ValueError(
+                    f"model {self.model.model!r} is not the same model as the one that answered: "
+                    f"its fingerprint is {self.model.fingerprint}, that of the trace {known}. Set "
+                    "trace.model to a handle of the model that answered (load_model)."
+                )
             run = write_answer(
-                self.model, self.images, self.question, ids, image_names=self.image_names
+                self.model,
+                self.images,
+                self.question,
+                ids,
+                image_names=self.image_names,
+                max_pixels=np.inf,  # they were taken once
             )
             if not np.array_equal(run.sequence, self.token_ids):
                 raise ValueError(
                     f"model {self.model.model!r} reads the prompt of this trace as other tokens "
-                    "than those it was made with: it is not the same model, or another version."
+                    "than those it was made with: another version of transformers?"
                 )
             self._run = run
         return self._run
@@ -157,7 +174,7 @@ class AnswerTrace(Result):
         return rows
 
     def _layer_index(self, layer):
-        n_blocks = self.model.n_layers
+        n_blocks = self.n_blocks
         block = layer % n_blocks if -n_blocks <= layer < n_blocks else None
         if block not in self.layers:
             raise ValueError(
@@ -368,7 +385,10 @@ def _patch_weights(grid, patches):
         if not weights.sum() > 0:
             raise ValueError("patches: the mask covers no place that an image token stands for.")
         return weights
-    chosen = [patches] if isinstance(patches, Integral) else list(patches)
+    if np.ndim(patches) > 1:
+        kind = getattr(np.asarray(patches), "dtype", type(patches))
+        raise ValueError(f"patches: a mask of the image must be an array of bool, got {kind}.")
+    chosen = [patches] if np.ndim(patches) == 0 else list(patches)
     if not chosen or not all(isinstance(p, Integral) and -n <= p < n for p in chosen):
         raise ValueError(
             f"patches must be places of the image (0 to {n - 1}) or a mask, got {patches!r}."
@@ -409,7 +429,7 @@ def trace_answer(
         What to ask; None takes the model's default.
     answer : str or list of int, default=None
         The answer to explain, as a text or as token ids. None: the model's own.
-    layers : list of int, default=None
+    layers : int or list of int, default=None
         Decoder blocks whose attention is kept (negative: from the end). None: all.
     max_new_tokens : int, default=64
         Longest answer.
@@ -452,11 +472,11 @@ def trace_answer(
     >>> trace.image_attention("dog", layer=2).share > 0.5
     True
     """
-    from semi_nmf_concepts.lmm import layer_index
-
+    handle = load_model(model)
+    blocks = _blocks(layers, handle)
     options = {} if max_pixels is None else {"max_pixels": max_pixels}
     run = write_answer(
-        model,
+        handle,
         images,
         prompt,
         answer,
@@ -467,13 +487,19 @@ def trace_answer(
         image_names=image_names,
         **options,
     )
-    n_blocks = run.handle.n_layers
+    grids = find_patch_grids(run.handle.loaded, run.inputs, run.images)
+    return _assemble(run, *_read_rows(run, blocks, grids))
+
+
+def _blocks(layers, handle):
+    """The blocks asked for, ascending."""
+    n_blocks = handle.n_layers
     chosen = range(n_blocks) if layers is None else layers
+    chosen = [chosen] if isinstance(chosen, (Integral, str)) else list(chosen)
     blocks = sorted({layer_index(_one("layers", layer), n_blocks) for layer in chosen})
     if not blocks:
         raise ValueError("layers is an empty list.")
-    grids = find_patch_grids(run.handle.loaded, run.inputs, run.images)
-    return _assemble(run, *_read_rows(run, blocks, grids))
+    return blocks
 
 
 def _read_rows(run, blocks, grids):
@@ -490,7 +516,7 @@ def _read_rows(run, blocks, grids):
     keep = dict.fromkeys(blocks, lambda weights: weights.half().cpu())
     tap = RowTap(model, rows, len(sequence), keep, CrossKeys(model, grids))
     queries = QueryTap(model, grids[0].query_layers, tap)
-    logits = _pass(run, queries)[0, rows].float().cpu()
+    logits = _pass(run, queries)[:-1].float().cpu()
     if not tap.kept:
         raise ValueError(
             f"no attention of layers {list(blocks)} of model {run.handle.model!r} can be read: "
@@ -516,13 +542,13 @@ def _read_by(grids, weights):
 
 
 def _pass(run, tap):
-    """Logits of one pass over prompt and answer with `tap` on the attention."""
+    """Logits (T + 1, vocabulary) of one pass with `tap` on the attention."""
     import torch
 
     from ._capture import tapped
 
     with torch.inference_mode(), tapped(run.handle.loaded.model, tap):
-        return run.run().logits
+        return run.last_logits()
 
 
 def _assemble(run, grids, kept, logits):
@@ -531,6 +557,13 @@ def _assemble(run, grids, kept, logits):
 
     tokenizer = run.handle.loaded.tokenizer
     sequence, n_prompt = run.sequence, run.n_prompt
+    words = answer_words(tokenizer, run.ids)
+    if not words:
+        pieces = [tokenizer.decode([index]) for index in run.ids]
+        raise ValueError(
+            f"the answer has no words: its tokens are {pieces}, which write nothing. Ask another "
+            "question or pass another answer."
+        )
     ids = torch.tensor(run.ids)
     probabilities = torch.softmax(logits, dim=-1)
     best = probabilities.topk(min(N_ALTERNATIVES, probabilities.shape[-1]), dim=-1)
@@ -544,7 +577,7 @@ def _assemble(run, grids, kept, logits):
         tokens=[tokenizer.decode([index]) for index in sequence.tolist()],
         n_prompt=n_prompt,
         answer=run.text,
-        words=answer_words(tokenizer, run.ids),
+        words=words,
         question_words=question_words(
             tokenizer, sequence[:n_prompt].tolist(), image_positions, run.question
         ),
@@ -558,6 +591,6 @@ def _assemble(run, grids, kept, logits):
             for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ],
         model=run.handle,
-        provenance=run.provenance | {"layers": list(kept)},
+        provenance=run.provenance | {"layers": list(kept), "n_blocks": run.handle.n_layers},
         _run=run,
     )

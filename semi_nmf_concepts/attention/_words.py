@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from numbers import Integral
 
-import numpy as np
-
 from semi_nmf_concepts.lmm import word_spans
 
 
@@ -32,11 +30,7 @@ def answer_words(tokenizer, ids):
 
 
 def question_words(tokenizer, prompt_ids, image_positions, question):
-    """The words of the question within the prompt.
-
-    Tokenizers change case and spaces and do not know all marks, so the question is looked up by its
-    letters and digits alone. A prompt without a
-    question, or in which it is not found, gives all its words, those of the template included.
+    """The words of the question within the prompt; of an empty question, all words of the prompt.
 
     Parameters
     ----------
@@ -44,24 +38,20 @@ def question_words(tokenizer, prompt_ids, image_positions, question):
     prompt_ids : sequence of int
     image_positions : set of int
     question : str
+
+    Returns
+    -------
+    list of AnswerWord
+        Empty if the question is not found, which happens where a tokenizer changes it.
     """
+    within = question if question.strip() else None
     words = []
     for start, stop in _runs(len(prompt_ids), image_positions):
-        for text, first, end in word_spans(tokenizer, list(prompt_ids[start:stop])):
-            words.append(AnswerWord(text, start + first, start + end))
-    squeezed = [_squeezed(word.text) for word in words]
-    wanted, whole = _squeezed(question), "".join(squeezed)
-    begin = whole.rfind(wanted) if wanted else -1
-    if begin < 0:
-        return words
-    ends = np.cumsum([len(text) for text in squeezed])
-    starts = ends - [len(text) for text in squeezed]
-    chosen = (ends > begin) & (starts < begin + len(wanted))
-    return [word for word, is_in in zip(words, chosen, strict=True) if is_in]
-
-
-def _squeezed(text):
-    return re.sub(r"\W+", "", text).casefold()
+        spans = word_spans(tokenizer, list(prompt_ids[start:stop]), within)
+        found = [AnswerWord(text, start + first, start + end) for text, first, end in spans]
+        # A question stands behind the images, if a template writes something before them.
+        words = words + found if within is None else found or words
+    return words
 
 
 def _runs(length, excluded):

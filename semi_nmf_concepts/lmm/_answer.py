@@ -6,6 +6,7 @@ prompt and answer at once ("teacher forcing") has the logits and states that eac
 generation had, at all positions, and keys of full length also in layers with a window.
 """
 
+import inspect
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from .._quiet import quiet_transformers
 from ._handle import ModelHandle, load_model
-from ._images import to_rgb
+from ._images import ImageReadError, to_rgb
 
 MAX_PIXELS = 64_000_000
 # Inputs with an entry for each token of the prompt; an answer makes them longer.
@@ -139,6 +140,23 @@ class Answer:
             extended = self.extended(inputs, ids)
             return self.handle.loaded.model(**extended, use_cache=False, **options)
 
+    def last_logits(self, inputs=None):
+        """Logits (T + 1, vocabulary) of one pass: what predicts the answer's tokens, and its end.
+
+        Where the model allows it, those of other positions are not even computed: at thousands of
+        image tokens they would take gigabytes.
+        """
+        return self.run(inputs, **self.last_only).logits[0, -len(self.ids) - 1 :]
+
+    @property
+    def last_only(self):
+        """dict: option of ``forward`` for logits of the last T + 1 positions, if the model has it.
+
+        The output may hold those of all positions, so that the last are to be taken from it.
+        """
+        takes = inspect.signature(self.handle.loaded.model.forward).parameters
+        return {"logits_to_keep": len(self.ids) + 1} if "logits_to_keep" in takes else {}
+
     def generate(self, *, max_new_tokens, temperature=0.0, top_p=1.0, random_state=None):
         """Ids of an answer that the model writes, without the token that ends it."""
         import torch
@@ -146,6 +164,7 @@ class Answer:
         from ._decoding import decoding, end_ids, generate
 
         loaded = self.handle.loaded
+        ends = end_ids(loaded)
         settings = decoding(
             loaded, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
         )
@@ -166,8 +185,12 @@ class Answer:
                 stopping_criteria=[watcher],
             )[0].tolist()
         # Counted from the end: what a model returns need not begin with the prompt.
-        ids, ends = sequence[len(sequence) - watcher.n_steps :], end_ids(loaded)
-        return ids[: next((p for p, index in enumerate(ids) if index in ends), len(ids))]
+        return _before_end(sequence[len(sequence) - watcher.n_steps :], ends)
+
+
+def _before_end(ids, ends):
+    """The tokens before the first that ends an answer."""
+    return ids[: next((p for p, index in enumerate(ids) if index in ends), len(ids))]
 
 
 class _Chosen:
@@ -251,6 +274,7 @@ def write_answer(
         raise TypeError(f"prompt must be a text or None, got {type(question).__name__}.")
     rendered = render_prompt(handle.loaded.processor, question, len(pictures))
     result = Answer(handle, pictures, names, question, rendered)
+    max_new_tokens, temperature, top_p = int(max_new_tokens), float(temperature), float(top_p)
     result.inputs  # noqa: B018 - says at once what is wrong with images or prompt
     drawn = {"temperature": temperature, "top_p": top_p, "random_state": random_state}
     if answer is None:
@@ -259,6 +283,12 @@ def write_answer(
     else:
         result.ids = _ids_of(answer, result)
         result.settings = {"source": "given"}
+    image_token = result.handle.loaded.image_token_id
+    if image_token in result.ids:
+        raise ValueError(
+            f"the answer contains the token that stands for an image ({image_token}); images "
+            "belong to the prompt."
+        )
     if not result.ids:
         raise ValueError(
             "the answer has no tokens: "
@@ -284,7 +314,11 @@ def _read_images(images, names, max_pixels):
         names = [name or f"image {i + 1}" for i, name in enumerate(names)]
     elif len(names) != len(items):
         raise ValueError(f"image_names has {len(names)} names for {len(items)} image(s).")
-    return [to_rgb(item, i) for i, item in enumerate(items)], [str(name) for name in names]
+    try:
+        pictures = [to_rgb(item, i) for i, item in enumerate(items)]
+    except ImageReadError as error:  # its advice is for many images
+        raise ValueError(error.summary) from error
+    return pictures, [str(name) for name in names]
 
 
 def check_image_size(item, index=0, max_pixels=MAX_PIXELS):
@@ -334,19 +368,30 @@ def _check_settings(max_new_tokens, temperature, top_p, random_state):
 
 
 def _ids_of(answer, result):
-    """Token ids of a dictated answer."""
+    """Token ids of a dictated answer, up to what would end it."""
     from ._decoding import end_ids
     from ._prompt import continuation_ids
 
     loaded = result.handle.loaded
-    if not isinstance(answer, str):
-        return [int(index) for index in answer if int(index) not in end_ids(loaded)]
-    if not answer.strip():
-        return []
-    end = loaded.tokenizer.decode(result.inputs["input_ids"][0, -1:].tolist())
-    # PaliGemma's processor puts a line break behind the prompt.
-    behind = end if end.isspace() and not result.prompt.endswith(end) else ""
-    return continuation_ids(loaded.tokenizer, result.prompt + behind, answer)
+    if isinstance(answer, str):
+        if not answer.strip():
+            return []
+        end = loaded.tokenizer.decode(result.inputs["input_ids"][0, -1:].tolist())
+        # PaliGemma's processor puts a line break behind the prompt.
+        behind = end if end.isspace() and not result.prompt.endswith(end) else ""
+        try:
+            ids = continuation_ids(loaded.tokenizer, result.prompt + behind, answer)
+        except TypeError as error:  # half a surrogate pair is no Unicode text
+            raise ValueError(f"answer={answer!r} cannot be tokenised: {error}") from error
+    else:
+        ids = list(answer)
+    n_vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    for index in ids:
+        if not isinstance(index, Integral) or not 0 <= index < n_vocabulary:
+            raise ValueError(
+                f"answer must be a text or token ids from 0 to {n_vocabulary - 1}, got {index!r}."
+            )
+    return _before_end([int(index) for index in ids], end_ids(loaded))
 
 
 def _extended(name, value, ids):
@@ -387,18 +432,47 @@ def split_words(text):
     return [match.span() for match in re.finditer(pattern, text)]
 
 
-def word_spans(tokenizer, ids):
+def word_spans(tokenizer, ids, within=None):
     """(text, start, stop) of the words in a text of tokens `ids`, start and stop counting tokens.
 
     Words that share a token are one word.
+
+    Parameters
+    ----------
+    tokenizer
+    ids : sequence of int
+    within : str, default=None
+        Only the words of this text, at the last place where it stands. It is looked up by letters
+        and digits alone, because tokenizers change case and spaces and do not know all marks; it
+        must begin and end with a token. Where it is not found, there are no words.
     """
     from ._words import CaptionText, decoder
 
     caption, words = CaptionText(decoder(tokenizer), ids), []
-    for begin, end in split_words(caption.text):
+    first, last = (0, len(caption.text)) if within is None else _found(caption, within)
+    for begin, end in split_words(caption.text[first:last]):
+        begin, end = begin + first, end + first
         start, stop = caption.token_at(begin), caption.token_at(end - 1) + 1
         if words and start < words[-1][3]:
             begin, start = words[-1][0], words[-1][2]
             words.pop()
         words.append((begin, end, start, stop))
     return [(caption.text[begin:end], start, stop) for begin, end, start, stop in words]
+
+
+def _found(caption, wanted):
+    """(begin, end) of the last place of a text, in characters; (0, 0) if there is none."""
+    places = [i for i, character in enumerate(caption.text) if re.match(r"\w", character)]
+    whole = "".join(caption.text[i].casefold()[:1] for i in places)
+    wanted = "".join(c.casefold()[:1] for c in wanted if re.match(r"\w", c))
+    at = whole.rfind(wanted) if wanted else -1
+    while at >= 0:
+        begin, end = places[at], places[at + len(wanted) - 1] + 1
+        tokens = [caption.token_at(i) for i in (begin, end - 1)]
+        starts = at == 0 or caption.token_at(places[at - 1]) != tokens[0]
+        behind = at + len(wanted)
+        stops = behind == len(places) or caption.token_at(places[behind]) != tokens[1]
+        if starts and stops:
+            return begin, end
+        at = whole.rfind(wanted, 0, at + len(wanted) - 1)
+    return 0, 0

@@ -1,6 +1,10 @@
 """Decoding as the caller asks, whatever a checkpoint's own generation settings say."""
 
 import contextlib
+import threading
+
+# Settings of a shared model are put aside for one run at a time; others wait.
+_lock = threading.RLock()
 
 
 def end_ids(loaded):
@@ -9,7 +13,8 @@ def end_ids(loaded):
     Those of the checkpoint's generation settings and the tokenizer's end token: some checkpoints
     list only the end of a document there, and only their tokenizer knows the end of a turn.
     """
-    from_settings = loaded.model.generation_config.eos_token_id
+    with _lock:
+        from_settings = loaded.model.generation_config.eos_token_id
     if not isinstance(from_settings, (list, tuple)):
         from_settings = [from_settings]
     ids = {*from_settings, loaded.tokenizer.eos_token_id} - {None}
@@ -48,13 +53,29 @@ def decoding(loaded, *, max_new_tokens, temperature=0.0, top_p=1.0):
     the one whose logits chose the token. So the model's own are put aside for the time of the
     block.
     """
+    with _lock:
+        settings = _settings(loaded, max_new_tokens, temperature, top_p)
+        # BLIP-2 hands over to the language model inside, which has settings of its own.
+        modules = [m for m in loaded.model.modules() if hasattr(m, "generation_config")]
+        kept = [(module, module.generation_config) for module in modules]
+        for module in modules:
+            module.generation_config = type(settings)()
+        try:
+            yield settings
+        finally:
+            for module, its_own in kept:
+                module.generation_config = its_own
+
+
+def _settings(loaded, max_new_tokens, temperature, top_p):
     from transformers import GenerationConfig
 
+    drawn = {"temperature": float(temperature), "top_p": float(top_p), "top_k": 0}
     own = loaded.model.generation_config
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=int(max_new_tokens),
         do_sample=temperature > 0,
-        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}),
+        **(drawn if temperature > 0 else {}),
         num_beams=1,
         use_cache=True,
         return_dict_in_generate=False,
@@ -65,13 +86,4 @@ def decoding(loaded, *, max_new_tokens, temperature=0.0, top_p=1.0):
     if own.suppress_tokens and loaded.model.config.model_type == "depalm":
         # No setting of taste: the token that stands for the image has no embedding to go on with.
         settings.suppress_tokens = own.suppress_tokens
-    # BLIP-2 hands over to the language model inside, which has settings of its own.
-    modules = [m for m in loaded.model.modules() if hasattr(m, "generation_config")]
-    kept = [(module, module.generation_config) for module in modules]
-    for module in modules:
-        module.generation_config = GenerationConfig()
-    try:
-        yield settings
-    finally:
-        for module, its_own in kept:
-            module.generation_config = its_own
+    return settings

@@ -24,6 +24,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Of `Image.info`: where Pillow finds an orientation.
+_HOLD_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class ImageReadError(ValueError):
@@ -288,7 +290,12 @@ def _upright(image):
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # damaged EXIF data say nothing, but the image itself is fine
         turn = None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in _HOLD_ORIENTATION:  # or who opens the result again would turn it once more
+        turned.info.pop(name, None)
+    return turned
 
 
 def _flatten(image):

@@ -44,7 +44,7 @@ def make_trace(A, grids=None):
         n_prompt=N_PROMPT,
         n_tokens=N_ANSWER,
         n_heads=2,
-        model=SimpleNamespace(n_layers=4),
+        n_blocks=4,
         words=words,
         question_words=[
             AnswerWord("what", 7, 8),

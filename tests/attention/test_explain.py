@@ -129,6 +129,12 @@ def test_concepts_of_another_model(build):
         )
 
 
+def test_concepts_are_looked_at_first(trace, monkeypatch):
+    monkeypatch.setattr(explain_module, "relevancies", lambda *args: pytest.fail("it ran"))
+    with pytest.raises(TypeError, match="concepts must be a ConceptReport"):
+        explain_trace(trace, concepts={"a": 1})
+
+
 def test_a_trace_is_explained_as_its_answer_is(explanation):
     again = explain_trace(explanation.trace, concepts=dog_report())
     first, second = explanation.to_dict(), again.to_dict()

@@ -356,3 +356,9 @@ def test_finds_the_object_of_scenes():
             density = result.map().pixels()
             areas[through].append(roc_auc_score(inside.ravel(), density.ravel()))
     assert all(np.mean(values) > 0.8 for values in areas.values()), areas
+
+
+def test_each_word_of_a_map_must_be_explained(trace):
+    found = relevancy(trace, "dog")
+    with pytest.raises(ValueError, match=r"\['dog', 'grass'\] was not explained; explained are 1"):
+        found.map(["dog", "grass"])

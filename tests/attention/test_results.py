@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from semi_nmf_concepts.attention import HeadMasses, ImageMap, WordScores
+from semi_nmf_concepts.attention import AnswerTrace, HeadMasses, ImageMap, WordScores
 
 
 def test_round_trip_of_a_map(trace, tmp_path):
@@ -46,6 +46,20 @@ def test_only_known_types_come_to_life(tmp_path):
     np.savez(tmp_path / "x.npz", document=content)
     with pytest.raises(ValueError, match="no whole WordScores"):
         WordScores.load(tmp_path / "x.npz")
+
+
+def test_a_file_gives_no_trust(trace, tmp_path):
+    """Whoever changes a file cannot make the code of a model's folder run."""
+    path = tmp_path / "trace.npz"
+    trace.save(path)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    text = arrays["document"].tobytes().decode()
+    assert '"trust_remote_code": false' in text
+    changed = text.replace('"trust_remote_code": false', '"trust_remote_code": true')
+    arrays["document"] = np.frombuffer(changed.encode(), dtype=np.uint8)
+    np.savez(path, **arrays)
+    assert AnswerTrace.load(path).model.trust_remote_code is False
 
 
 def test_objects_are_not_saved(tmp_path):

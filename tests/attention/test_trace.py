@@ -1,16 +1,19 @@
 """The trace of an answer, against what the models themselves say."""
 
 import contextlib
+import shutil
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semi_nmf_concepts._quiet import quiet_transformers
 from semi_nmf_concepts.attention import AnswerTrace, _capture, trace_answer
-from semi_nmf_concepts.lmm import load_model, write_answer
+from semi_nmf_concepts.lmm import Answer, load_model, write_answer
 from tests._families._marks import family_params
 from tests._tiny_llava import build_tiny_llava, tiny_images
 
@@ -134,9 +137,12 @@ def test_memory_grows_with_rows_and_layers(tmp_path, monkeypatch):
 
     monkeypatch.setattr(_capture.AttentionCall, "plain", watched)
     handle = load_model(build_tiny_llava(tmp_path / "model", n_layers=4))
+    shapes = []
+    head = handle.loaded.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
     question = "what is this and " * 100  # a long sequence, of which few rows are wanted
     for n_layers in (1, 4):
-        alive.clear(), made.clear()
+        alive.clear(), made.clear(), shapes.clear()
         trace = trace_answer(
             handle, tiny_images(1)[0], question, answer="a dog", layers=range(n_layers)
         )
@@ -144,6 +150,7 @@ def test_memory_grows_with_rows_and_layers(tmp_path, monkeypatch):
         assert length > 400 and trace.n_tokens == 2
         assert alive == [(1, trace.n_heads, 2, length)] * n_layers
         assert trace.attention.nbytes == 2 * n_layers * trace.n_heads * 2 * length
+        assert shapes == [(1, 3, handle.config.text_config.vocab_size)], "logits of all positions"
 
 
 def test_given_answers(scenes, trace):
@@ -155,6 +162,31 @@ def test_given_answers(scenes, trace):
     assert other.words[2] == type(other.words[2])("cats", 2, 4)  # cat + ##s
     assert other.probabilities[0] < trace.probabilities[0]
     assert other.provenance["answer"] == {"source": "given"}
+
+
+def test_an_answer_ends_at_its_end(scenes, tmp_path):
+    ended = trace_answer(images=scenes.images[0], answer="a dog [EOS] cat [EOS]")
+    assert ended.answer == "a dog"
+    by_ids = trace_answer(images=scenes.images[0], answer=[*ended.run_again.ids, 2, 7, 2])
+    np.testing.assert_array_equal(by_ids.token_ids, ended.token_ids)
+    ended.save(tmp_path / "trace.npz")
+    assert AnswerTrace.load(tmp_path / "trace.npz").full_attention(0, 0).ndim == 2
+
+
+def test_layers_are_looked_at_before_the_model_runs(monkeypatch, scenes):
+    monkeypatch.setattr(Answer, "generate", lambda self, **options: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match="layer must be between"):
+        trace_answer(images=scenes.images[0], layers=4)
+    with pytest.raises(TypeError, match="layers must be an integer"):
+        trace_answer(images=scenes.images[0], layers="all")
+
+
+def test_numbers_may_be_those_of_numpy(scenes):
+    options = {"temperature": np.float32(0.5), "top_p": np.float32(0.9)}
+    answer = write_answer(
+        "bundled", scenes.images[0], max_new_tokens=np.int64(3), random_state=0, **options
+    )
+    assert len(answer.ids) == 3
 
 
 def test_drawn_answers_depend_on_the_seed_alone(scenes):
@@ -235,6 +267,64 @@ def test_another_model_does_not_take_the_place_of_the_first(trace, tmp_path, bui
         loaded.full_attention(0, 0)
 
 
+def test_other_weights_in_the_same_folder(tmp_path):
+    folder, image = tmp_path / "model", tiny_images(1)[0]
+    build_tiny_llava(folder)
+    traced = trace_answer(folder, image, QUESTION, "a dog")
+    traced.save(tmp_path / "trace.npz")
+    load_model(folder).unload()
+    build_tiny_llava(folder, seed=1)
+    with pytest.raises(ValueError, match="not the same model"):
+        AnswerTrace.load(tmp_path / "trace.npz").full_attention(0, 0)
+
+
+def test_attention_needs_no_model_once_it_is_saved(tmp_path):
+    folder = build_tiny_llava(tmp_path / "model")
+    traced = trace_answer(folder, tiny_images(1)[0], QUESTION, "a dog")
+    traced.save(tmp_path / "trace.npz")
+    shutil.rmtree(folder)
+    load_model(folder).unload()
+    loaded = AnswerTrace.load(tmp_path / "trace.npz")
+    for view in (lambda t: t.image_attention("dog", layer=-1).values[0], lambda t: t.masses(0)):
+        np.testing.assert_equal(view(loaded), view(traced))
+
+
+def test_an_image_that_was_taken_is_taken_again(tmp_path):
+    folder, image = build_tiny_llava(tmp_path / "model"), Image.new("1", (9000, 8000))
+    traced = trace_answer(folder, image, QUESTION, "a dog", max_pixels=10**9)
+    traced._run = None
+    assert traced.full_attention(0, 0).shape == (len(traced.token_ids),) * 2
+
+
+def test_threads_share_a_model(scenes, trace):
+    """Traces in some threads, plain runs and changed states in others."""
+    from semi_nmf_concepts.attention import relevancies
+    from semi_nmf_concepts.attention._concept_states import states_pass_through
+
+    model = trace.model.loaded.model
+    block, width = model.get_decoder().layers[0], trace.model.width
+    expected = relevancies(trace, "dog")["language"].image[0]
+
+    def traced(_):
+        again = trace_answer(images=scenes.images[0])
+        np.testing.assert_array_equal(again.attention, trace.attention)
+        np.testing.assert_allclose(relevancies(again, "dog")["language"].image[0], expected)
+
+    def written(_):
+        assert write_answer("bundled", scenes.images[0]).text == trace.answer
+
+    def changed(_):
+        with torch.inference_mode(), states_pass_through(block, torch.zeros_like, width):
+            assert trace.run_again.last_logits().shape[0] == trace.n_tokens + 1
+
+    own = model.generation_config
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(job, i) for i in range(4) for job in (traced, written, changed)]
+        for job in jobs:
+            job.result()
+    assert model.generation_config is own
+
+
 # Bad input
 
 
@@ -246,6 +336,14 @@ def test_another_model_does_not_take_the_place_of_the_first(trace, tmp_path, bui
         ({"images": "/no/such/file.png"}, "no/such/file.png"),
         ({"answer": ""}, "the answer has no tokens"),
         ({"answer": "  "}, "the answer has no tokens"),
+        ({"answer": "[EOS] a dog"}, "the answer has no tokens"),
+        ({"answer": "\u4e00\u53ea\u72d7"}, r"no words: its tokens are \['\[UNK\]'"),
+        ({"answer": "a <image> dog"}, "contains the token that stands for an image"),
+        ({"answer": "\ud83d"}, "cannot be tokenised"),
+        ({"answer": [3]}, "contains the token that stands for an image"),
+        ({"answer": [99_999]}, "token ids from 0 to 1190, got 99999"),
+        ({"answer": [-1]}, "got -1"),
+        ({"answer": [1.5]}, "got 1.5"),
         ({"layers": [9]}, "layer must be between -4 and 3"),
         ({"layers": []}, "empty list"),
         ({"max_pixels": 1000}, r"too large \(224 x 224 pixels\); at most 1000"),
@@ -263,8 +361,6 @@ def test_what_cannot_be_traced(scenes, change, message):
 
 
 def test_an_answer_that_ends_at_once(scenes, monkeypatch):
-    from semi_nmf_concepts.lmm import Answer
-
     monkeypatch.setattr(Answer, "generate", lambda self, **options: [])
     with pytest.raises(ValueError, match="no tokens: the model ended it at once"):
         trace_answer(images=scenes.images[0])
@@ -283,6 +379,8 @@ def test_an_answer_that_ends_at_once(scenes, monkeypatch):
         (lambda t: t.heads_by_layers("nowhere"), "to must be"),
         (lambda t: t.words_for_patches([49]), "0 to 48"),
         (lambda t: t.words_for_patches([]), "0 to 48"),
+        (lambda t: t.words_for_patches(2.0), "0 to 48"),
+        (lambda t: t.words_for_patches(np.ones((224, 224), dtype=np.uint8)), "bool, got uint8"),
         (lambda t: t.words_for_patches(0, image=1), "image=1 does not exist"),
         (lambda t: t.full_attention(0, 5), r"5 heads"),
     ),

@@ -60,4 +60,8 @@ def test_the_question_within_a_prompt():
         ":",
         *["what", "is", "this", "caption", ":"],
     ]
-    assert question_words(tokenizer, ids, places, "not there") == everything
+    assert question_words(tokenizer, ids, places, "not there") == []
+    # Letters of other words are no question.
+    assert question_words(tokenizer, ids, places, "apt") == []
+    assert question_words(tokenizer, ids, places, "tion") == []
+    assert question_words(tokenizer, ids, places, "?") == []
