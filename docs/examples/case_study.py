@@ -14,7 +14,6 @@ from semi_nmf_concepts.attention import (
     causal_graph,
     concept_activation_map,
     deletion_insertion,
-    most_visual_head,
     relevancies,
     trace_answer,
 )
@@ -76,7 +75,7 @@ print(
     f"explanations empty, token 33 in those of (layer, head) {with_33}"
 )
 print(f"  edges there: {[edge for edge in graphs[with_33[0]].edges() if 'chair' in edge]}")
-most = most_visual_head(trace, "chair")
+most = trace.most_visual_head("chair")
 print(f"  the head that looks at the image most, {most}: {explained[most] or 'empty'}")
 
 

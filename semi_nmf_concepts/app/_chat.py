@@ -174,8 +174,7 @@ def ask_model(model, path, crop, question, max_new_tokens, temperature, top_p, s
 
     return trace_answer(
         model,
-        # A whole image is read there, once it is known not to be too large.
-        path if tuple(crop) == WHOLE else cropped(read_image(path), *crop),
+        cropped(read_image(path), *crop),
         (question or "").strip() or None,
         max_new_tokens=int(max_new_tokens),
         temperature=float(temperature),
@@ -186,11 +185,19 @@ def ask_model(model, path, crop, question, max_new_tokens, temperature, top_p, s
 
 
 def read_image(path):
-    """RGB image of a file that was uploaded."""
+    """RGB image of a file that was uploaded.
+
+    Raises ValueError where it is none; visitors are told its name, not where the server keeps it.
+    """
     from semi_nmf_concepts.lmm import check_image_size, to_rgb
 
     check_image_size(path)
-    return to_rgb(path, 0)
+    try:
+        return to_rgb(path, 0)
+    except ValueError as error:
+        # The summary is without the advice, which is for those who give many images.
+        summary = getattr(error, "summary", str(error))
+        raise ValueError(summary.replace(str(path), Path(path).name)) from error
 
 
 def messages(session, number, trace):

@@ -1,5 +1,9 @@
 """The chosen answer as files: a page for others, data for programs."""
 
+import os
+from dataclasses import replace
+from pathlib import Path
+
 PARTS = ("relevancy", "causal graphs", "faithfulness", "concepts")
 
 
@@ -29,6 +33,9 @@ def export_tab(frame, chat):
 def write_files(folder, trace, parts, report=None, words=None):
     """Write a trace as page, JSON and NPZ into a folder; return their paths.
 
+    A model in a folder goes by the folder's name in them: where the server keeps it is not for
+    visitors, and would be of no use to them.
+
     Parameters
     ----------
     folder : Path
@@ -49,8 +56,24 @@ def write_files(folder, trace, parts, report=None, words=None):
         causal="causal graphs" in parts,
         faithfulness="faithfulness" in parts,
     )
+    explanation = without_folders(explanation)
     paths = [folder / name for name in ("answer.html", "answer.json", "trace.npz")]
     explanation.to_html(paths[0])
     explanation.to_json(paths[1])
-    trace.save(paths[2])
+    explanation.trace.save(paths[2])
     return [str(path) for path in paths]
+
+
+def without_folders(explanation):
+    """The explanation, with the name of its model's folder in place of the whole path."""
+    trace, path = explanation.trace, explanation.trace.model.model
+    if path == "bundled" or not os.path.isdir(path):  # an id of the hub
+        return explanation
+    name, settings = Path(path).resolve().name, explanation.settings
+    left_out = {k: text.replace(path, name) for k, text in settings["left_out"].items()}
+    trace = replace(
+        trace,
+        model=replace(trace.model, model=name),
+        provenance=trace.provenance | {"model": name},
+    )
+    return replace(explanation, trace=trace, settings=settings | {"left_out": left_out})

@@ -3,12 +3,18 @@
 import asyncio
 import functools
 import html
+import re
 import sys
 import threading
 import traceback
 
 # What users can mend; its text is shown. Anything else is a fault of the program.
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+# The folders of an absolute path: between quotes, where it may hold spaces, or in plain text.
+_FOLDERS = re.compile(
+    r"""(?<=['"])(?:~|[A-Za-z]:)?[/\\][^'"]*[/\\](?=[^/\\'"]+['"])"""
+    r"""|(?<![\w/\\:.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'"]+)*[/\\](?=[^\s/\\'"])"""
+)
 _lock = threading.Lock()  # of all apps in the process: memory is sized for one job
 
 
@@ -42,12 +48,15 @@ def alone(function):
 
 
 def reason(error):
-    """One line about what went wrong; faults of the program leave their traceback in the log."""
+    """One line about what went wrong; faults of the program leave their traceback in the log.
+
+    Files are named without their folders, which are the server's.
+    """
     text = " ".join(str(error).split())
     if "out of memory" in text or isinstance(error, MemoryError):
         return "There is not enough memory for this: try a smaller image or a shorter answer."
     if isinstance(error, _USER_ERRORS) and text:
-        return text
+        return _FOLDERS.sub("", text)
     traceback.print_exception(error, file=sys.stderr)
     return f"A fault in the program ({type(error).__name__}); its traceback is in the log."
 

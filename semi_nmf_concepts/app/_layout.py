@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ._jobs import alone, in_event_loop, reported
 from ._session import Session
-from ._views import head_choices, layer_choices, most_visual_head, most_visual_word, word_choices
+from ._views import head_choices, layer_choices, most_visual_word, word_choices
 
 _DAY = 86_400
 _CSS = """
@@ -267,9 +267,10 @@ class Frame:
 
     def choices(self, session, number):
         """What can be chosen of an answer, for `chosen`."""
+
         gr, trace = self.gr, session.trace(number)
         words = word_choices(trace.words)
-        layer, head = most_visual_head(trace)
+        layer, head = trace.most_visual_head()
         return [
             gr.CheckboxGroup(words, value=[]),
             gr.Dropdown(layer_choices(trace), value="mean"),

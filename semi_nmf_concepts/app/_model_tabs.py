@@ -69,6 +69,7 @@ def causal_tab(frame, chat):
     frame.one_head.append(head)
     show = gr.Button("Show the graph", variant="primary", elem_id="show-graph")
     plot = frame.plot(label="Causal graph", elem_id="graph")
+    text = gr.HTML(elem_id="explained-by", elem_classes=["lines"])
     picture = frame.picture(label="Patches that explain", height=320)
     rows = gr.Dataframe(
         headers=["kind", "what", "radius", "weight"],
@@ -81,17 +82,18 @@ def causal_tab(frame, chat):
         graph, radius = causal_graph_of(session, number, *settings), int(radius)
         return (
             graph.plot(radius=radius),
+            views.explanation_text(graph, radius),
             views.map_picture(graph.map(radius), opacity, scale),
             views.explanation_rows(graph, radius),
         )
 
     def again(session, number, radius, opacity, scale, *settings):
         if session.known(number, ("causal", *settings)) is None:
-            return [gr.skip()] * 3
+            return [gr.skip()] * 4
         return draw(session, number, radius, opacity, scale, *settings)
 
     inputs = [radius, *frame.looks, word, layer, head, records, alpha, threshold]
-    outputs = [plot, picture, rows]
+    outputs = [plot, text, picture, rows]
     frame.on([show.click], draw, inputs, outputs, job=True)
     frame.on([radius.release, *frame.new_looks], again, inputs, outputs)
     frame.empty(*outputs)

@@ -36,13 +36,6 @@ def head_choices(trace):
     return [*_ALL, *((str(i), i) for i in range(trace.n_heads))]
 
 
-def most_visual_head(trace):
-    """(layer, head) with the largest attention mass on the image."""
-    values = trace.heads_by_layers().values
-    row, head = np.unravel_index(int(np.argmax(values)), values.shape)
-    return trace.layers[row], int(head)
-
-
 def most_visual_word(trace):
     """The word that looked at the image most in that head: one that users ask about.
 
@@ -50,7 +43,7 @@ def most_visual_word(trace):
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    layer, head = most_visual_head(trace)
+    layer, head = trace.most_visual_head()
     masses = [trace.masses(i, layer, head)["image"] for i in range(len(trace.words))]
     says = [word.text.strip().casefold() not in ENGLISH_STOP_WORDS for word in trace.words]
     order = sorted(range(len(masses)), key=lambda i: (says[i], masses[i]))
@@ -294,6 +287,21 @@ def explanation_rows(graph, radius):
         ]
         for i in graph.explanation(radius)
     ]
+
+
+def explanation_text(graph, radius):
+    """How many nodes explain the target; what may be done where none does, which is common."""
+    where, n = f"in layer {graph.layer}, head {graph.head}", len(graph.explanation(radius))
+    if n == 0:
+        return lines(
+            f"No patch or word stays dependent on {quoted([graph.word])} {where}, given the "
+            "others: there is nothing that explains it. Try another head, a larger alpha, or more "
+            "records."
+        )
+    return lines(
+        f"{n} of {len(graph.nodes) - 1} patches and words explain {quoted([graph.word])} {where}, "
+        f"within radius {radius}."
+    )
 
 
 def area_rows(curves):

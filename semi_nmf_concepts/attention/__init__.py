@@ -29,7 +29,6 @@ __getattr__, __dir__, __all__ = attach(
         "explain_answer": "_explain",
         "explain_trace": "_explain",
         "icd": "_icd",
-        "most_visual_head": "_explain",
         "relevancies": "_relevancy",
         "relevancy": "_relevancy",
         "trace_answer": "_trace",

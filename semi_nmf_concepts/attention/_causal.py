@@ -151,14 +151,15 @@ class CausalGraph(Result):
             words=[self.word],
             share=on_images / total if total > 0 else np.nan,
             entropy=entropy_of(values),
+            word_indices=[self.word_index],
         )
 
 
 def causal_graph(
     trace,
     word,
-    layer,
-    head,
+    layer=None,
+    head=None,
     n_records=128,
     alpha=0.01,
     *,
@@ -179,8 +180,9 @@ def causal_graph(
     trace : AnswerTrace
     word : int or str
         One word of the answer: its index, or its text if it occurs once.
-    layer, head : int
-        A layer that the trace keeps, and one of its heads; negative ones count from the end.
+    layer, head : int, default=None
+        A layer that the trace keeps, and one of its heads; negative ones count from the end. None:
+        the head with the largest attention to the images while the word was written.
     n_records : int, default=128
         Number of records that the attention stands for in the tests of independence. It is a free
         parameter of the method and nothing that can be counted: the published tool uses 128; more
@@ -250,6 +252,9 @@ def causal_graph(
     _check_settings(threshold, n_patches)
     _check_radius("max_radius", max_radius)
     index = _one_word(trace, word)
+    if layer is None or head is None:
+        layer, best = trace.most_visual_head(index, layer)
+        head = best if head is None else head
     A = np.asarray(trace.full_attention(layer, head), dtype=np.float64)
     if not np.isfinite(A).all():
         raise ValueError(f"the attention of layer {layer}, head {head} is not finite.")

@@ -123,6 +123,7 @@ class ConceptActivationMap(Result):
             words=[self.words[index]],
             share=self.image_shares[index, concept],
             entropy=entropy_of(values),
+            word_indices=[index],
         )
 
     def _one_word(self, word):

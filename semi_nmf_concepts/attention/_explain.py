@@ -4,8 +4,6 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from semi_nmf_concepts._files import write_atomically
 from semi_nmf_concepts.grounding import ConceptReport, dump_json
 
@@ -214,7 +212,7 @@ def _explain(trace, *, seconds, concepts, words, through, causal, faithfulness, 
                 result.relevancy = relevancies(trace, chosen, paths)
     for index in chosen if causal else ():
         with work.attempt(f"causal graph of {trace.words[index].text!r}", "causal graphs"):
-            result.causal[index] = causal_graph(trace, index, *most_visual_head(trace, index))
+            result.causal[index] = causal_graph(trace, index)
     if faithfulness and result.relevancy:
         best = next(path for path in ("language", "both", "vision") if path in result.relevancy)
         maps = [(result.relevancy[best].map(index), index) for index in chosen]
@@ -283,16 +281,3 @@ def _content_words(words):
         if text not in ENGLISH_STOP_WORDS and any(map(str.isalnum, text))
     ]
     return (says or find_words(words, None))[:MAX_WORDS]
-
-
-def most_visual_head(trace, words=None):
-    """(layer, head) whose attention to the images is largest while words were written.
-
-    Parameters
-    ----------
-    trace : AnswerTrace
-    words : int, str, or list of these, default=None
-    """
-    values = trace.heads_by_layers("image", words).values
-    row, head = np.unravel_index(int(np.argmax(values)), values.shape)
-    return trace.layers[row], int(head)

@@ -72,8 +72,8 @@ class FaithfulnessCurves(Result):
 def deletion_insertion(
     trace,
     map,
-    *,
     word=None,
+    *,
     n_steps=8,
     n_random=5,
     fill="mean",
@@ -90,11 +90,13 @@ def deletion_insertion(
     Parameters
     ----------
     trace : AnswerTrace
-    map : ImageMap, or list of array-like of shape (n_places,)
-        One value for each place of each image (each of the boxes of its grid); with one image, the
-        array alone will do. Tokens without a place in the image are left out.
+    map : ImageMap, or array-like, or list of array-like, one per image
+        As for :meth:`AnswerTrace.image_map`: a value for each place, each cell of the grid, or each
+        pixel. Tokens without a place in the image are left out. Where values are equal, the place
+        that comes first goes first.
     word : int, str, or list of these, default=None
-        Words of the answer whose score is looked at. None: those of the map, or all.
+        Words of the answer whose score is looked at. None: those of the map; of a map of your own
+        that names none, all of the answer.
     n_steps : int, default=8
         Points of a curve after the first. Each costs a pass of the model for the map's deletion,
         its insertion, and every random order.
@@ -193,16 +195,7 @@ def _check(n_steps, n_random, fill, score):
 def _values(trace, map):
     """One value for each place of all images."""
     parts = map.values if isinstance(map, ImageMap) else map
-    if len(trace.grids) == 1 and np.ndim(parts) == 1:
-        parts = [parts]
-    parts = [np.asarray(part, dtype=np.float64) for part in parts]
-    wanted = [(len(grid.boxes),) for grid in trace.grids]
-    if [part.shape for part in parts] != wanted:
-        raise ValueError(
-            f"map must have one value for each image place, arrays of shapes {wanted}, got "
-            f"{[part.shape for part in parts]}."
-        )
-    values = np.concatenate(parts)
+    values = np.concatenate(trace.image_map(parts).values)
     placed = ~np.isnan(np.concatenate([grid.boxes[:, 0] for grid in trace.grids]))
     if not placed.any():
         raise ValueError(
@@ -216,8 +209,8 @@ def _values(trace, map):
 
 def _words(trace, map, word):
     """Indices of the words that are scored."""
-    if word is None and isinstance(map, ImageMap) and map.words:
-        word = map.words
+    if word is None and isinstance(map, ImageMap):
+        word = map.word_indices or map.words or None
     return trace.find_words(word)
 
 

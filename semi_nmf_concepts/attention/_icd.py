@@ -19,7 +19,7 @@ from ._pag import ARROW, NO_EDGE, PAG, distances
 _SETS = 50_000
 
 
-def icd(correlation, n_records, order, alpha=0.01, *, max_conditioning=None):
+def icd(correlation, n_records, order=None, alpha=0.01, *, max_conditioning=None):
     """Find a causal graph by iterative causal discovery.
 
     All pairs of variables have an edge at first. For r = 0, 1, 2, ... an edge is removed if some r
@@ -36,7 +36,7 @@ def icd(correlation, n_records, order, alpha=0.01, *, max_conditioning=None):
         towards independence until its least eigenvalue is 1e-8.
     n_records : int
         Number of records that the correlation comes from, or stands for; at least 4.
-    order : array-like of int, shape (n,), or None
+    order : array-like of int, shape (n,), default=None
         Place of every variable: ``order[i] < order[j]`` says that j does not cause i. Equal places
         say nothing of each other. The numbers matter only by their order, so that a list of
         positions (of tokens, say) will do. Without selection: the data must not have been picked by

@@ -7,7 +7,7 @@ import numpy as np
 from ._results import Result
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ImageMap(Result):
     """One value for each place of each image.
 
@@ -29,6 +29,8 @@ class ImageMap(Result):
     entropy : float
         Of the values, as a distribution over places, in nats: 0 on one place, log(n) when all are
         equal. NaN where all are 0.
+    word_indices : list of int
+        The words, by their place among the words of the answer; empty where that is not known.
     """
 
     values: list
@@ -39,8 +41,15 @@ class ImageMap(Result):
     words: list = field(default_factory=list)
     share: float = np.nan
     entropy: float = np.nan
+    word_indices: list = field(default_factory=list)
 
     plotter = "plot_image_map"
+
+    def __repr__(self):
+        places = " + ".join(str(len(part)) for part in self.values)
+        words = f" of {_named(self.words)}" if self.words else ""
+        about = f"{self.label or 'values'}{words}"
+        return f"<ImageMap: {about}, {places} places, share {self.share:.3f}>"
 
     def pixels(self, image=0, size=None):
         """The values as a density over an image.
@@ -96,7 +105,12 @@ def entropy_of(values):
     return float(max(0.0, -(shares * np.log(shares)).sum()))
 
 
-@dataclass(eq=False)
+def _named(words, most=4):
+    """Some words, as text."""
+    return ", ".join(map(repr, words[:most])) + (" ..." if len(words) > most else "")
+
+
+@dataclass(eq=False, repr=False)
 class WordScores(Result):
     """One value for each word of the answer.
 
@@ -113,8 +127,12 @@ class WordScores(Result):
 
     plotter = "plot_words"
 
+    def __repr__(self):
+        pairs = zip(self.words, self.values, strict=True)
+        return f"<WordScores: {', '.join(f'{word} {value:.3g}' for word, value in pairs)}>"
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class HeadMasses(Result):
     """One value for each head of each layer.
 
@@ -135,3 +153,10 @@ class HeadMasses(Result):
     words: list = field(default_factory=list)
 
     plotter = "plot_heads"
+
+    def __repr__(self):
+        layers, heads = self.values.shape
+        return (
+            f"<HeadMasses: attention to the {self.to} of {_named(self.words)}, {layers} layers of "
+            f"{heads} heads>"
+        )

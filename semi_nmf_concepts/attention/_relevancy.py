@@ -87,6 +87,7 @@ class Relevancy(Result):
             words=[self.words[row] for row in rows],
             share=float(self.shares[rows, 0].mean()),
             entropy=entropy_of(values),
+            word_indices=[self.word_indices[row] for row in rows],
         )
 
     def top_words(self, word, k=5):

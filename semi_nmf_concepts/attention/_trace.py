@@ -231,7 +231,7 @@ class AnswerTrace(Result):
         ImageMap
             ``share`` is the attention mass on all images divided by that of the whole row.
         """
-        texts, tokens = self._word_tokens(words)
+        _, tokens = self._word_tokens(words)
         row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0)
         values = [grid.to_places(row[grid.positions]) for grid in self.grids]
         total = float(row.sum())
@@ -239,28 +239,40 @@ class AnswerTrace(Result):
         return self.image_map(
             values,
             label="attention",
-            words=texts,
+            words=self.find_words(words),
             share=on_images / total if total > 0 else np.nan,
         )
 
     def image_map(self, values, *, label="", words=(), share=np.nan):
-        """An :class:`ImageMap` of this trace's images from one array per image."""
-        values = [np.asarray(part) for part in values]
-        shapes = [(len(grid.boxes),) for grid in self.grids]
-        if [part.shape for part in values] != shapes:
-            raise ValueError(
-                f"there must be one value for each place of an image ({shapes}), got "
-                f"{[part.shape for part in values]}."
-            )
+        """A map of one's own, for the images of this trace.
+
+        Parameters
+        ----------
+        values : array-like, or list of array-like, one per image
+            One value for each place (each of the boxes of a grid), or an array of the rows and
+            columns of a grid that is a single block, or one of the height and width of the image,
+            such as Grad-CAM and LIME give: a place then has its mean.
+        label : str, default=""
+        words : int, str, or list of these, default=()
+            Words of the answer that the map is about.
+        share : float, default=NaN
+
+        Returns
+        -------
+        ImageMap
+        """
+        values = _own_values(self, values)
+        indices = self.find_words(words) if np.ndim(words) == 0 or len(words) else []
         return ImageMap(
             values=values,
             images=self.images,
             grids=self.grids,
             image_names=self.image_names,
             label=label,
-            words=list(words),
+            words=[self.words[i].text for i in indices],
             share=float(share),
             entropy=entropy_of(values),
+            word_indices=indices,
         )
 
     def words_for_patches(self, patches, layer="mean", head="mean", *, image=0):
@@ -270,7 +282,7 @@ class AnswerTrace(Result):
         ----------
         patches : int, list of int, or ndarray of bool of shape (height, width)
             Places of the image (its tokens; of queries, the patches that they read), or a mask of a
-            region in its pixels: places count by the share that it covers.
+            region in its pixels, of its size: places count by the share that it covers.
         layer, head
             As for :meth:`image_attention`.
         image : int, default=0
@@ -282,7 +294,7 @@ class AnswerTrace(Result):
         """
         if not 0 <= image < len(self.grids):
             raise ValueError(f"image={image} does not exist: there are {len(self.grids)} images.")
-        weights = _patch_weights(self.grids[image], patches)
+        weights = _patch_weights(self.grids[image], patches, self.images[image])
         rows = self._rows(list(range(self.n_tokens)), layer, head)
         grid = self.grids[image]
         per_token = rows[:, grid.positions] @ grid.from_places(weights / weights.sum())
@@ -310,11 +322,30 @@ class AnswerTrace(Result):
             raise ValueError(f"to must be 'image' or 'question', got {to!r}.")
         positions = self._image_positions if to == "image" else self._question_positions
         texts, tokens = self._word_tokens(words)
-        masses = self.attention[:, :, tokens][..., positions].sum(axis=-1, dtype=np.float32)
+        rows = self.attention[:, :, tokens].astype(np.float32)
+        # Rows sum to 1 up to the rounding of half precision, which a share must not exceed.
+        masses = rows[..., positions].sum(axis=-1) / rows.sum(axis=-1)
         return HeadMasses(masses.mean(axis=-1), list(self.layers), to, texts)
 
-    def masses(self, words=None, layer="mean", head="mean"):
-        """Where the attention of words went.
+    def most_visual_head(self, words=None, layer=None):
+        """(layer, head) whose attention to the images is largest while words were written.
+
+        Parameters
+        ----------
+        words : int, str, or list of these, default=None
+            None: all of the answer.
+        layer : int, default=None
+            Only the heads of this layer. None: those of all layers.
+        """
+        values = self.heads_by_layers("image", words).values
+        rows = (
+            range(len(self.layers)) if layer is None else [self._layer_index(_one("layer", layer))]
+        )
+        row = max(rows, key=lambda i: values[i].max())
+        return self.layers[row], int(np.argmax(values[row]))
+
+    def masses(self, words=None, layer="mean", head="mean", *, drop_sinks=False):
+        """Where the attention of words went; parameters as for :meth:`image_attention`.
 
         Returns
         -------
@@ -323,7 +354,7 @@ class AnswerTrace(Result):
             ``entropy`` over the places of the images, in nats.
         """
         _, tokens = self._word_tokens(words)
-        row = self._rows(tokens, layer, head).mean(axis=0).astype(np.float64)
+        row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0).astype(np.float64)
         row /= row.sum() or 1.0
         image = float(row[self._image_positions].sum())
         question = float(row[self._question_positions].sum())
@@ -377,10 +408,47 @@ def _spans(layers):
     return f"{len(layers)} ({', '.join(map(str, layers))})"
 
 
-def _patch_weights(grid, patches):
+def _own_values(trace, values):
+    """One array per image with a value for each place."""
+    if len(trace.grids) == 1 and (isinstance(values, np.ndarray) or np.ndim(values[0]) == 0):
+        values = [values]
+    parts = [np.asarray(part, dtype=np.float64) for part in values]
+    if len(parts) != len(trace.grids):
+        raise ValueError(
+            f"a map must have one array for each of {len(trace.grids)} images, got {len(parts)}."
+        )
+    pairs = zip(trace.grids, trace.images, parts, strict=True)
+    return [_of_places(grid, image, part) for grid, image, part in pairs]
+
+
+def _of_places(grid, image, part):
+    """A value for each place, from values of places, of a grid's cells, or of pixels."""
+    n, pixels = len(grid.boxes), (image.height, image.width)
+    if part.shape == (n,):
+        return part
+    if part.shape == pixels:
+        return grid.coverage(part)  # the mean over each place
+    cells = [block.tokens for block in grid.blocks]
+    if len(cells) == 1 and part.shape == cells[0].shape:
+        values = np.full(n, np.nan) if (cells[0] < 0).any() else np.zeros(n)
+        values[cells[0][cells[0] >= 0]] = part[cells[0] >= 0]
+        return np.nan_to_num(values)
+    allowed = [f"({n},): a value for each place", f"{pixels}: one for each pixel"]
+    allowed += [f"{cells[0].shape}: one for each cell of the grid"] if len(cells) == 1 else []
+    raise ValueError(
+        f"the map of an image must have the shape {'; or '.join(allowed)}. Got {part.shape}."
+    )
+
+
+def _patch_weights(grid, patches, image):
     """float (m,): how much each place of an image counts."""
     n = len(grid.boxes)
     if isinstance(patches, np.ndarray) and patches.dtype == bool:
+        if patches.shape != (image.height, image.width):
+            raise ValueError(
+                "patches: a mask must have the height and width of the image, "
+                f"{(image.height, image.width)}, got {patches.shape}."
+            )
         weights = np.nan_to_num(grid.coverage(patches))
         if not weights.sum() > 0:
             raise ValueError("patches: the mask covers no place that an image token stands for.")

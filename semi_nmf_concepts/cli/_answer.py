@@ -11,7 +11,7 @@ from ._options import (
     positive,
     seed,
 )
-from ._run import Clock
+from ._run import Clock, writable_folder
 
 _VIEWS = ("language", "vision", "both")
 _N_SCENES = 8000
@@ -33,11 +33,11 @@ def add_explain(commands):
         "--image", type=Path, action="append", help="an image file; again for several images"
     )
     source.add_argument(
-        "--scene", type=seed, metavar="N", help="the bundled test scene of this number instead"
+        "--scene", type=scene, metavar="N", help="the bundled test scene of this number instead"
     )
     command.add_argument("--answer", help="the answer to explain (default: the model's own)")
     command.add_argument(
-        "--words", type=listed(word), help="words to explain, joined by commas (texts or numbers)"
+        "--words", type=words, help="words to explain, joined by commas (texts or numbers)"
     )
     command.add_argument("--out", type=Path, required=True, help="the page to write, an .html file")
     command.add_argument("--json", type=Path, help="also write all numbers to this file")
@@ -71,9 +71,15 @@ def add_explain(commands):
     command.set_defaults(run=run_explain, check=check_usage, fatal_warning=None, after_interrupt="")
 
 
-def word(text):
-    """A word, or its number in the answer."""
-    return int(text) if text.lstrip("-").isdigit() else text
+def words(text):
+    """Words, or their numbers in the answer."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+
+
+def scene(text):
+    """A number of a scene."""
+    return seed(text)
 
 
 def view(text):
@@ -89,6 +95,8 @@ def check_usage(parser, args):
         parser.error(f"--scene: there are {_N_SCENES} scenes, numbered from 0, got {args.scene}")
     if args.out.is_dir():
         parser.error(f"--out: {args.out} is a folder; name the file, such as {args.out}/page.html")
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--out: {args.out} must be an .html file")
     if not 0 < args.top_p <= 1:
         parser.error(f"--top-p: must be above 0 and at most 1, got {args.top_p}")
 
@@ -96,10 +104,15 @@ def check_usage(parser, args):
 def run_explain(args):
     """Explain, write, and say what came out."""
     clock = Clock(args.quiet)
+    for path in (args.out, args.json):
+        if path:
+            writable_folder(path.parent, option="--out" if path is args.out else "--json")
     with clock("imports"):
         from semi_nmf_concepts.attention import explain_answer
+    with clock("images and concepts"):
+        asked, options = _asked(args), _options(args)
     with clock("model, answer, views"):
-        explanation = explain_answer(chosen_model(args), *_asked(args), **_options(args))
+        explanation = explain_answer(chosen_model(args), *asked, **options)
     with clock("page"):
         explanation.to_html(args.out)
         if args.json:
@@ -116,17 +129,24 @@ def run_explain(args):
 def _asked(args):
     """Images, prompt and answer."""
     if args.scene is None:
-        return list(args.image), args.prompt, args.answer
+        from semi_nmf_concepts.lmm import read_images
+
+        options = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
+        return read_images(list(args.image), **options)[0], args.prompt, args.answer
     from semi_nmf_concepts.datasets import load_scenes
 
     return [load_scenes("test").images[args.scene]], args.prompt, args.answer
 
 
 def _options(args):
-    names = ("concepts", "words", "layers", "max_new_tokens", "max_pixels")
+    names = ("words", "layers", "max_new_tokens", "max_pixels")
     given = {name: getattr(args, name) for name in names}
     if args.scene is not None:
         given["image_names"] = [f"scene {args.scene}"]
+    else:
+        given["image_names"] = [path.name for path in args.image]
+    if args.concepts is not None:
+        given["concepts"] = _report(args.concepts)
     return {
         "through": args.through,
         "causal": not args.no_causal,
@@ -138,6 +158,16 @@ def _options(args):
     }
 
 
+def _report(folder):
+    """The concepts of a folder, or of the one inside it that other commands write."""
+    from semi_nmf_concepts.grounding import ConceptReport
+
+    inside = folder / "concepts"
+    if not (folder / "report.json").exists() and (inside / "report.json").exists():
+        folder = inside
+    return ConceptReport.load(folder)
+
+
 def _say(explanation):
     """The answer, and a line for each word that was explained."""
     trace = explanation.trace
@@ -145,16 +175,17 @@ def _say(explanation):
     first = next(iter(explanation.relevancy.values()), None)
     for i in explanation.settings["words"]:
         word = trace.words[i]
-        parts = [f"probability {trace.probabilities[word.start]:.2f}"]
+        parts = [f"probability {trace.probabilities[word.start]:.2g}"]
         parts.append(f"attention to the image {trace.masses(i)['image']:.0%}")
         if first is not None:
             row = first.word_indices.index(i)
             parts.append(f"relevancy of the image {first.shares[row, 0]:.0%}")
         if i in explanation.faithfulness:
             curves = explanation.faithfulness[i]
+            random = curves.random_deletion_areas
+            no_better = ", no better than chance" if curves.deletion_area >= random.min() else ""
             parts.append(
-                f"deletion area {curves.deletion_area:.2f} "
-                f"(random {curves.random_deletion_areas.mean():.2f})"
+                f"deletion area {curves.deletion_area:.2f} (random {random.mean():.2f}{no_better})"
             )
         print(f"  {word.text}: {', '.join(parts)}")
     for name, reason in explanation.settings["left_out"].items():

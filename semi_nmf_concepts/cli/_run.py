@@ -34,7 +34,7 @@ class Clock:
         return f"{stages}; together {sum(self.seconds.values()):.1f} s"
 
 
-def writable_folder(folder):
+def writable_folder(folder, option="--out"):
     """Create the folder and try to write there: better now than after the long run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def writable_folder(folder):
     except OSError as error:
         raise OSError(
             f"cannot write to the output folder {folder}: {error.strerror or error}; "
-            "choose another with --out"
+            f"choose another with {option}"
         ) from error
     return folder
 

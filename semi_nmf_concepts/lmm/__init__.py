@@ -29,6 +29,7 @@ __getattr__, __dir__, __all__ = attach(
         "load_xl_vlms_features": "_xl_vlms",
         "make_depalm": "depalm._make",
         "mentions": "_words",
+        "read_images": "_answer",
         "split_samples": "_images",
         "to_rgb": "_images",
         "train_depalm": "depalm._training",

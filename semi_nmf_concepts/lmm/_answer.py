@@ -257,7 +257,7 @@ def write_answer(
     from ._prompt import render_prompt
 
     handle = load_model(model)
-    pictures, names = _read_images(images, image_names, max_pixels)
+    pictures, names = read_images(images, image_names, max_pixels)
     if handle.config.model_type == "instructblip" and len(pictures) > 1:
         raise ValueError(
             f"images: model {handle.model!r} reads one image, with the question, got "
@@ -298,8 +298,28 @@ def write_answer(
     return result
 
 
-def _read_images(images, names, max_pixels):
-    """RGB images and their names."""
+def read_images(images, names=None, max_pixels=MAX_PIXELS):
+    """RGB images and their names.
+
+    Parameters
+    ----------
+    images : image or list of images
+        Paths, PIL images or arrays (height, width, 3).
+    names : list of str, default=None
+        None: file names, or "image 1", "image 2" ...
+    max_pixels : int, default=64,000,000
+        Larger images are refused before they are read.
+
+    Returns
+    -------
+    pictures : list of PIL.Image.Image
+    names : list of str
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or one is too large or cannot be read.
+    """
     many = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     items = list(images) if many else [] if images is None else [images]
     if not items:

@@ -59,6 +59,12 @@ def test_reasons_are_text_and_faults_do_not_leak(gradio, capsys):
         return caught.value.message
 
     assert fails(ValueError("no\nimage <b>")) == "no image &lt;b&gt;"
+    assert fails(OSError(28, "No space left", "/srv/a b/c/x.png")).endswith(
+        "No space left: &#x27;x.png&#x27;"
+    )
+    assert fails(ValueError("in /srv/models/x (C:\\a\\b.png), 1/2 of a/b / c")) == (
+        "in x (b.png), 1/2 of a/b / c"
+    )
     assert "not enough memory" in fails(RuntimeError("CUDA out of memory. Tried ..."))
     assert "Traceback" not in capsys.readouterr().err
     assert "KeyError" in fails(KeyError("secret")) and "secret" not in fails(KeyError("secret"))

@@ -1,12 +1,20 @@
 """What the app shows, without the app."""
 
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from semi_nmf_concepts.app import _views as views
-from semi_nmf_concepts.app._chat import WHOLE, ask_model
-from semi_nmf_concepts.attention import AnswerWord
+from semi_nmf_concepts.app._chat import WHOLE, ask_model, read_image
+from semi_nmf_concepts.app._export import without_folders, write_files
+from semi_nmf_concepts.attention import AnswerWord, causal_graph, trace_answer
+from semi_nmf_concepts.datasets import bundled_model_path
 from semi_nmf_concepts.lmm import PatchGrid
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -92,7 +100,7 @@ def test_the_strip_is_sorted_by_mass_on_the_image(trace):
 
 
 def test_the_first_choices_look_at_the_image(trace):
-    layer, head = views.most_visual_head(trace)
+    layer, head = trace.most_visual_head()
     assert trace.heads_by_layers().values[layer, head] == trace.heads_by_layers().values.max()
     assert trace.words[views.most_visual_word(trace)].text in ("dog", "white", "grass", "umbrella")
     assert views.layer_choices(trace)[2:] == [(str(i), i) for i in range(4)]
@@ -121,12 +129,24 @@ def test_relevancy_and_faithfulness_in_words(trace):
 
 
 def test_explanation_grows_with_the_radius(trace):
-    from semi_nmf_concepts.attention import causal_graph
-
-    graph = causal_graph(trace, "umbrella", 2, 0)
+    graph = causal_graph(trace, "umbrella", 2, 2)
     near, far = (views.explanation_rows(graph, radius) for radius in (1, 3))
-    assert [row for row in far if row[2] == 1] == near
+    assert [row for row in far if row[2] == 1] == near and 0 < len(near) < len(far)
     assert len(far) == np.count_nonzero(graph.radius > 0)
+    assert f"{len(far)} of {len(graph.nodes) - 1} patches" in views.explanation_text(graph, 3)
+
+
+def test_an_explanation_of_nothing_says_so(trace):
+    graph = causal_graph(trace, 0, 0, 0)
+    assert graph.explanation() == []
+    for radius in (1, 3):
+        text = views.explanation_text(graph, radius)
+        assert "No patch or word stays dependent on “a” in layer 0, head 0" in text
+        assert "Try another head" in text
+        assert views.explanation_rows(graph, radius) == []
+        nothing = trace.image_map([np.zeros(len(trace.grids[0].boxes))])
+        picture = views.map_picture(graph.map(radius), 0.8, "log")
+        assert np.array_equal(picture, views.map_picture(nothing, 0.8, "log"))
 
 
 def test_concepts_in_words(trace, report):
@@ -143,6 +163,55 @@ def test_concepts_in_words(trace, report):
     assert "stayed the same" in views.ablation_text(same)
     for row in views.ablation_rows(same):
         assert row[1] == pytest.approx(row[2], abs=1e-3)
+
+
+def test_the_model_is_shown_the_crop_of_a_photograph_that_lies_on_its_side(tmp_path, scenes):
+    upright = scenes.images[0].crop((0, 0, 200, 120))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a phone writes it: to be turned by a quarter
+    path = tmp_path / "phone.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    options = {"max_new_tokens": 4, "temperature": 0, "top_p": 1, "seed": 0}
+    for crop, box in ((WHOLE, (0, 0, 200, 120)), ((50, 0, 100, 50), (100, 0, 200, 60))):
+        preview = views.cropped(read_image(str(path)), *crop)
+        assert preview.tobytes() == upright.crop(box).tobytes()
+        shown = ask_model("bundled", str(path), crop, "", **options).images[0]
+        assert shown.size == preview.size and shown.tobytes() == preview.tobytes()
+
+
+@pytest.mark.parametrize("crop", [WHOLE, (0, 0, 50, 50)])
+def test_a_broken_upload_is_named_without_its_folder(crop, tmp_path):
+    path = tmp_path / "a b" / "broken.png"
+    path.parent.mkdir()
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.png.*cannot be read") as caught:
+        ask_model("bundled", str(path), crop, "", max_new_tokens=4, temperature=0, top_p=1, seed=0)
+    assert str(path.parent) not in str(caught.value) and "on_error" not in str(caught.value)
+    assert "on-error" not in str(caught.value)
+
+
+def test_files_do_not_say_where_the_server_keeps_its_model(trace, tmp_path, monkeypatch):
+    kept, files = tmp_path / "kept here", tmp_path / "files"
+    files.mkdir()
+    shutil.copytree(bundled_model_path(), kept / "captioner")
+    path = str(kept / "captioner")
+    asked = trace_answer(path, trace.images, answer="a dog")
+
+    def refused(*args, **options):
+        raise ValueError(f"model {path!r} does not allow it")
+
+    monkeypatch.setattr("semi_nmf_concepts.attention._explain.causal_graph", refused)
+    written = write_files(files, asked, ["causal graphs"])
+    page, document = (Path(name).read_text() for name in written[:2])
+    with np.load(written[2]) as stored:
+        page += stored["document"].tobytes().decode()
+    assert "kept here" not in page + document
+    assert "model 'captioner' does not allow it" in document
+    document = json.loads(document)["trace"]
+    assert document["model"]["model"] == document["provenance"]["model"] == "captioner"
+    assert asked.model.model == asked.provenance["model"] == path  # it goes on with its model
+    hub = replace(asked, model=replace(asked.model, model="org/model"))
+    assert without_folders(SimpleNamespace(trace=hub)).trace is hub
 
 
 def test_a_huge_image_is_refused_before_it_is_read(tmp_path):

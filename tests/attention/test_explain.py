@@ -9,7 +9,6 @@ from semi_nmf_concepts.attention import (
     AnswerExplanation,
     explain_answer,
     explain_trace,
-    most_visual_head,
 )
 from semi_nmf_concepts.attention import _explain as explain_module
 from tests._tiny_llava import tiny_images
@@ -32,7 +31,7 @@ def test_every_view_is_there(explanation):
         np.testing.assert_allclose(result.shares.sum(axis=1), 1, atol=1e-6)
     assert list(explanation.causal) == list(explanation.faithfulness) == words
     for index, graph in explanation.causal.items():
-        assert (graph.layer, graph.head) == most_visual_head(trace, index)
+        assert (graph.layer, graph.head) == trace.most_visual_head(index)
     assert explanation.concepts.activations.shape == (trace.n_tokens, 8)
     assert explanation.settings["left_out"] == {}
 

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from semi_nmf_concepts.attention import FaithfulnessCurves, deletion_insertion, trace_answer
+from semi_nmf_concepts.attention import (
+    FaithfulnessCurves,
+    deletion_insertion,
+    relevancy,
+    trace_answer,
+)
 from semi_nmf_concepts.attention import _faithfulness as module
 from semi_nmf_concepts.lmm import load_model
 from tests._families._marks import family_params
@@ -145,7 +150,7 @@ def test_the_place_of_the_object_beats_random_orders(scenes):
         inside = np.zeros((224, 224), dtype=bool)
         for left, top, right, bottom in boxes:
             inside[top:bottom, left:right] = True
-        covered = trace.image_map([trace.grids[0].coverage(inside)], label="box", words=["dog"])
+        covered = trace.image_map([trace.grids[0].coverage(inside)], label="box", words=word)
         good, bad = module.deletions_insertions(
             trace, [(covered, word), (-covered.values[0], word)], n_steps=7, n_random=8
         )
@@ -198,14 +203,34 @@ def test_seed(trace):
         ({"fill": "noise"}, "fill must be one of mean, blur, grey, got 'noise'"),
         ({"score": "loss"}, "score must be one of probability, logit, got 'loss'"),
         ({"word": "zebra"}, "'zebra' is not in the answer; it has 0: 'a', 1: 'dog'"),
-        ({"map": np.zeros(7)}, r"shapes \[\(49,\)\], got \[\(7,\)\]"),
-        ({"map": [np.zeros(49), np.zeros(49)]}, r"got \[\(49,\), \(49,\)\]"),
+        ({"map": np.zeros(7)}, r"the shape \(49,\): .*\(224, 224\): .*\(7, 7\): .* Got \(7,\)"),
+        ({"map": [np.zeros(49), np.zeros(49)]}, "one array for each of 1 images, got 2"),
         ({"map": np.full(49, np.nan)}, "not finite"),
     ],
 )
 def test_bad_arguments(trace, arguments, message):
     with pytest.raises(ValueError, match=message):
         deletion_insertion(trace, **{"map": np.zeros(49), **arguments})
+
+
+def test_maps_of_pixels_and_of_cells(trace):
+    values = np.arange(49.0)
+    pixels = np.kron(values.reshape(7, 7), np.ones((32, 32)))
+    for given in (values.reshape(7, 7), pixels, [pixels]):
+        np.testing.assert_allclose(trace.image_map(given).values[0], values)
+    by_pixels = deletion_insertion(trace, pixels, "dog", n_steps=2, n_random=1)
+    by_values = deletion_insertion(trace, values, "dog", n_steps=2, n_random=1)
+    assert by_pixels.to_dict() == by_values.to_dict()
+
+
+def test_a_map_knows_its_word_where_the_text_repeats(scenes):
+    trace = trace_answer(images=scenes.images[0], answer="a dog and a cat")
+    found = relevancy(trace, [0, 3])
+    assert [word.text for word in trace.words] == ["a", "dog", "and", "a", "cat"]
+    for index in (0, 3):
+        curves = deletion_insertion(trace, found.map(index), n_steps=1, n_random=0)
+        expected = trace.probabilities[trace.words[index].start]
+        assert curves.word == "a" and curves.deletion[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_tokens_without_places(trace_of):

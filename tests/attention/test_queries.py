@@ -16,6 +16,7 @@ from semi_nmf_concepts.attention import (
 from semi_nmf_concepts.attention import _relevancy as module
 from semi_nmf_concepts.lmm import load_model, write_answer
 from semi_nmf_concepts.report._answer_data import answer_data, attention_data
+from semi_nmf_concepts.report._answer_fitting import Pool
 from tests._families import FAMILIES, _idefics_gemma
 from tests._tiny_llava import tiny_images
 from tests.attention.test_relevancy import Reference, full_matrix
@@ -141,7 +142,7 @@ def test_views_are_sums_over_queries(name, n_images, trace_of):
     masses = trace.masses("dog", layer=1, head=2)
     assert masses["image"] == pytest.approx(mass, abs=1e-3)
     assert masses["entropy"] == pytest.approx(found.entropy, abs=1e-4)
-    with pytest.raises(ValueError, match=r"one value for each place of an image \(\[\(16,\)"):
+    with pytest.raises(ValueError, match=r"the shape \(16,\): a value for each place"):
         trace.image_map([np.zeros(N_QUERIES)] * n_images)
 
 
@@ -304,12 +305,14 @@ def test_concepts_and_the_whole_page(build, tmp_path):
     explanation.to_html(tmp_path / "page.html")
     assert 'id="sinks"' not in (tmp_path / "page.html").read_text(encoding="utf-8")
     trace = explanation.trace
-    [image] = answer_data(explanation)["images"]
+    pool = Pool(trace.grids)
+    [image] = answer_data(explanation, pool)["images"]
     assert image["reads"]["shape"] == [N_QUERIES, SIDE**2] == [N_QUERIES, len(image["boxes"])]
-    packed = attention_data(trace, 10**6)
+    packed, left = attention_data(trace, pool, 10**6)
+    assert left > 0
     n_words = len(trace.words)
     assert {tuple(one["shape"]) for one in packed["planes"]} == {(2, n_words, SIDE**2)}
-    for graph in answer_data(explanation)["causal"]:
+    for graph in answer_data(explanation, pool)["causal"]:
         kinds = {(n["kind"] == "image", n["query"] is not None, n["patch"]) for n in graph["nodes"]}
         assert kinds <= {(True, True, None), (False, False, None)}
 

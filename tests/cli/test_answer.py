@@ -8,6 +8,7 @@ from semi_nmf_concepts import cli
 from semi_nmf_concepts.attention import AnswerExplanation
 from semi_nmf_concepts.datasets import load_scenes
 from tests.attention._report import dog_report
+from tests.cli._commands import fails
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_what_goes_wrong_is_said_in_a_line(options, message, tmp_path, capsys):
     (
         ([], "one of the arguments --image --scene is required"),
         (["--scene", "8000"], "--scene: there are 8000 scenes"),
+        (["--scene", "abc"], "--scene: invalid scene value: 'abc'"),
         (["--scene", "0", "--through", "walls"], "--through: must be among language"),
         (["--scene", "0", "--top-p", "0"], "--top-p: must be above 0"),
         (["--scene", "0", "--temperature", "-1"], "--temperature: must be at least 0"),
@@ -81,7 +83,43 @@ def test_wrong_usage(options, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_mistakes_show_before_the_model_runs(image, tmp_path, capsys, monkeypatch):
+    from semi_nmf_concepts import attention
+
+    monkeypatch.setattr(attention, "explain_answer", lambda *args, **options: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("no folder")
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    good, page = ["--image", str(image)], ["--out", str(tmp_path / "page.html")]
+    for options, message in (
+        ([*good, "--out", str(tmp_path / "file" / "page.html")], "choose another with --out"),
+        ([*good, *page, "--json", str(tmp_path / "file" / "x.json")], "another with --json"),
+        (["--image", str(text), *page], "text.png"),
+        ([*good, *page, "--concepts", str(tmp_path)], "holds no saved ConceptReport"),
+    ):
+        assert message in fails(["explain", *options, "--quiet"], capsys)
+
+
+def test_concepts_inside_the_folder_of_a_run(tmp_path, capsys):
+    dog_report().save(tmp_path / "out" / "concepts")
+    command = [
+        "explain",
+        "--scene",
+        "4",
+        "--words",
+        "bears, ,",
+        "--concepts",
+        str(tmp_path / "out"),
+    ]
+    command += ["--out", str(tmp_path / "page.html"), "--no-causal", "--quiet"]
+    assert cli.main(command) == 0
+    assert "\n  bears: probability " in capsys.readouterr().out
+
+
 def test_out_must_be_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["explain", "--scene", "0", "--out", str(tmp_path)])
     assert "is a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["explain", "--scene", "0", "--out", "page.txt"])
+    assert "--out: page.txt must be an .html file" in capsys.readouterr().err

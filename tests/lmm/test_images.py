@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from semi_nmf_concepts.lmm._images import ImageReadError, sample_prompts, split_samples, to_rgb
 from tests.lmm._bad_images import UNREADABLE, encoded, noise, with_exif, write_unreadable
@@ -52,6 +52,31 @@ def test_exif_orientation_is_applied(orientation, damaged):
     lying = Image.fromarray(np.ascontiguousarray(LYING[orientation](upright)))
     content = with_exif(lying, "webp", orientation=orientation, damaged=damaged, lossless=True)
     np.testing.assert_array_equal(np.asarray(to_rgb(content, 0)), upright)
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("written", ["exif", "xmp"])
+def test_an_image_is_turned_once(written, tmp_path):
+    """Also where it is cropped, saved or read in between, as other programs turn it, too."""
+    orientation = ExifTags.Base.Orientation
+    if written == "exif":
+        content = with_exif(noise(6, 4), "png", orientation=6)
+    else:
+        content = encoded(noise(6, 4), "webp", lossless=True, xmp=XMP.encode())
+    with Image.open(io.BytesIO(content)) as lying:
+        assert lying.getexif()[orientation] == 6
+    once = to_rgb(content, 0)
+    assert once.size == (4, 6) and orientation not in once.getexif()
+    assert to_rgb(once, 0).tobytes() == once.tobytes()
+    assert to_rgb(once.crop((0, 0, 3, 6)), 0).tobytes() == once.crop((0, 0, 3, 6)).tobytes()
+    once.save(tmp_path / "turned.png")
+    assert to_rgb(tmp_path / "turned.png", 0).tobytes() == once.tobytes()
 
 
 def test_an_orientation_that_means_nothing_changes_nothing():
