@@ -8,6 +8,8 @@ _WITHOUT_CONCEPTS = (
     "`semi-nmf-concepts concepts ... --out folder`), and start the app with `--concepts folder`."
 )
 
+N_CONTROLS = 5  # other concepts, to compare an ablation with
+
 
 def concepts_tab(frame, chat):
     """Which concepts were active for a word, where, and what happens without one."""
@@ -100,8 +102,8 @@ def _ablation(frame, concept):
         ablate = gr.Button("Answer again", elem_id="ablate")
     text = gr.HTML(elem_id="ablation", elem_classes=["lines"])
     rows = gr.Dataframe(
-        headers=["token", "logit before", "after", "probability before", "after"],
-        datatype=["str", "number", "number", "number", "number"],
+        headers=["token", "logit before", "after", "control", "probability before", "after"],
+        datatype=["str", "number", "number", "number", "number", "number"],
         interactive=False,
         elem_id="ablation-rows",
     )
@@ -109,7 +111,7 @@ def _ablation(frame, concept):
     def change(session, number, k, scale):
         from semi_nmf_concepts.attention import ablate_concept
 
-        found = ablate_concept(session.trace(number), report, k, scale)
+        found = ablate_concept(session.trace(number), report, k, scale, n_controls=N_CONTROLS)
         return views.ablation_text(found), views.ablation_rows(found)
 
     frame.on([ablate.click], change, [concept, scale], [text, rows], job=True)

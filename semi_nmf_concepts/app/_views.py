@@ -367,14 +367,18 @@ def ablation_text(ablation):
         f"Before: {ablation.answer_before}",
         f"After: {ablation.answer_after}",
         "The answer changed." if changed else "The answer stayed the same.",
+        "Control: the logits with the same length removed along other concepts instead (mean). "
+        "What goes beyond it is due to this concept.",
     )
 
 
 def ablation_rows(ablation):
-    """Rows of the answer's tokens: logit and probability before and after."""
+    """Rows of the answer's tokens: logit before, after and of the control; probabilities."""
+    controls = ablation.control_logits
     columns = zip(
         ablation.logits_before,
         ablation.logits_after,
+        ablation.logits_before * np.nan if controls is None else controls.mean(axis=0),
         ablation.probabilities_before,
         ablation.probabilities_after,
         strict=True,

@@ -49,6 +49,8 @@ class ConceptAblation(Result):
         was asked for.
     direction_given : bool
         Whether another direction than the concept's own was removed.
+    control_logits : ndarray of float32, shape (n_controls, T), or None
+        Raw logits of the answer's tokens with as much removed along other concepts.
     """
 
     concept: int
@@ -66,6 +68,7 @@ class ConceptAblation(Result):
     answer_before: str
     answer_after: str | None
     direction_given: bool = False
+    control_logits: np.ndarray | None = None
 
     plotter = "plot_concept_ablation"
 
@@ -86,6 +89,7 @@ def ablate_concept(
     direction=None,
     regenerate=True,
     max_new_tokens=None,
+    n_controls=0,
 ):
     """Remove a concept from the residual stream, or scale it, and see what the model answers.
 
@@ -118,6 +122,10 @@ def ablate_concept(
         Whether the model also writes a new answer under the change.
     max_new_tokens : int, default=None
         Longest new answer. None: as for the answer of the trace; 64 where that was given.
+    n_controls : int, default=0
+        Number of other concepts (drawn with a fixed seed, all if there are not so many) along whose
+        directions the same length is removed, for ``control_logits``: any change of the states
+        moves logits, and only what goes beyond these is due to this concept. Each takes a pass.
 
     Returns
     -------
@@ -171,8 +179,13 @@ def ablate_concept(
     vector = _vector(report, k, direction)
     run = trace.run_again
     removal = _Removal(report, k, vector, scale, answer_rows(run), positions)
+    others = _other_directions(report, k, n_controls)
     before, _ = _logits(run, None)
     after, activations = _logits(run, removal)
+    controls = [
+        _logits(run, _Removal(report, k, other, scale, answer_rows(run), positions))[0]
+        for other in others
+    ]
     answers = (trace.answer, None)
     if regenerate:
         answers = _answers(trace, run, removal, max_new_tokens)
@@ -195,6 +208,9 @@ def ablate_concept(
         answer_before=answers[0],
         answer_after=answers[1],
         direction_given=direction is not None,
+        control_logits=np.stack([one[np.arange(len(ids)), ids] for one in controls])
+        if controls
+        else None,
     )
 
 
@@ -204,6 +220,15 @@ def _check(scale, positions):
     if positions not in _POSITIONS:
         raise ValueError(f"positions must be one of {_POSITIONS}, got {positions!r}.")
     return float(scale)
+
+
+def _other_directions(report, k, n):
+    """Directions of n other concepts with the length of concept k's."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
+        raise ValueError(f"n_controls must be an integer of at least 0, got {n!r}.")
+    others = np.random.default_rng(0).permutation([i for i in range(len(report)) if i != k])
+    others = [i for i in others[:n] if np.any(report.components[i])]
+    return [_vector(report, k, report.components[i]) for i in others]
 
 
 def _vector(report, k, direction):

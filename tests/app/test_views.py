@@ -163,6 +163,10 @@ def test_concepts_in_words(trace, report):
     assert "stayed the same" in views.ablation_text(same)
     for row in views.ablation_rows(same):
         assert row[1] == pytest.approx(row[2], abs=1e-3)
+    controlled = ablate_concept(trace, report, rows[0][0], regenerate=False, n_controls=2)
+    assert [row[3] for row in views.ablation_rows(controlled)] == pytest.approx(
+        controlled.control_logits.mean(axis=0), rel=1e-2
+    )
 
 
 def test_the_model_is_shown_the_crop_of_a_photograph_that_lies_on_its_side(tmp_path, scenes):

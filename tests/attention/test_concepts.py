@@ -324,6 +324,24 @@ def test_a_concept_of_a_colour_is_what_its_word_is_made_from(trace, report):
     assert own.word_changes[4] < half.word_changes[4] < 0
 
 
+def test_controls_are_those_of_other_directions(trace, report):
+    found = ablate_concept(trace, report, 2, regenerate=False, n_controls=99)
+    assert found.control_logits.shape == (len(report) - 1, trace.n_tokens)
+    by_hand = [
+        ablate_concept(trace, report, 2, direction=report.components[j], regenerate=False)
+        for j in range(len(report))
+        if j != 2
+    ]
+    expected = np.stack([one.logits_after for one in by_hand])
+    found_rows = found.control_logits[np.argsort(found.control_logits[:, 1])]
+    np.testing.assert_allclose(found_rows, expected[np.argsort(expected[:, 1])], atol=1e-4)
+    some = ablate_concept(trace, report, 2, regenerate=False, n_controls=3)
+    np.testing.assert_array_equal(some.control_logits, found.control_logits[:3])
+    assert ablate_concept(trace, report, 2, regenerate=False).control_logits is None
+    with pytest.raises(ValueError, match="n_controls must be an integer of at least 0, got -1"):
+        ablate_concept(trace, report, 2, n_controls=-1)
+
+
 def test_another_direction_takes_the_place_of_the_concepts(trace, report):
     u = report.components[2]
     own = ablate_concept(trace, report, 2, regenerate=False)
