@@ -9,13 +9,30 @@ import json
 import numpy as np
 
 from ._answer_data import Rows, answer_data, attention_data, shown
+from ._answer_fitting import Pool, first_words
 from ._answer_packing import as_script
 from ._context import Pictures
 from ._shapes import curve
-from ._text import DASH, clean, is_number, model_name, named_rows, number, percent
+from ._text import (
+    DASH,
+    clean,
+    is_number,
+    mean_and_spread,
+    model_name,
+    named_rows,
+    number,
+    percent,
+)
 
 _CHROME = 220_000  # bytes of style, script and markup, generously
 _EXAMPLES = 5
+# Where a page would be too large, places are summed while there are more of an image, then words
+# are left out while there are more.
+_PLACES, _WORDS = 256, 12
+# Shares of the random orders that do as well as a map: up to here it is clearly better, and from
+# here on no better.
+_CLEAR, _CHANCE = 0.05, 0.2
+_LOW = 0.5  # share of a state below which what concepts explain of it is called little
 _THROUGH = {
     "language": ("the language model", "which image tokens and words the language model used"),
     "vision": ("the vision encoder", "which patches the encoder mixed into the image tokens"),
@@ -28,7 +45,23 @@ _THROUGH = {
 
 def answer_context(explanation, max_bytes):
     """Collect the variables of ``templates/answer.html`` from an AnswerExplanation."""
-    trace, data = explanation.trace, answer_data(explanation)
+    trace = explanation.trace
+    side, n_words = 1, len(trace.words)
+    while True:
+        pool = Pool(trace.grids, side)
+        context, fits = _context(explanation, pool, n_words, max_bytes)
+        if not fits and pool.n > _PLACES * len(trace.images):
+            side *= 2
+        elif not fits and n_words > _WORDS:
+            n_words = max(n_words // 2, _WORDS)
+        else:
+            return context
+
+
+def _context(whole, pool, n_words, max_bytes):
+    """The variables with so many places and words; whether the page is small enough."""
+    explanation = first_words(whole, n_words)
+    trace, data = explanation.trace, answer_data(explanation, pool)
     concepts, pictures = _concepts(data["concepts"], explanation)
     images = [
         # In the markup, for readers without script, too, and so not in the data.
@@ -41,7 +74,7 @@ def answer_context(explanation, max_bytes):
         "images": images,
         "words": [{"text": shown(word.text), "index": i} for i, word in enumerate(trace.words)],
         # The script takes sinks off the map of places, where queries are not seen singly.
-        "has_sinks": not any(grid.query_layers for grid in trace.grids),
+        "has_sinks": pool.side == 1 and not any(grid.query_layers for grid in trace.grids),
         "through": [_through(name) for name in explanation.relevancy],
         "relevancy": _relevancy(explanation),
         "causal": [_causal(graph) for _, graph in sorted(explanation.causal.items())],
@@ -49,13 +82,14 @@ def answer_context(explanation, max_bytes):
         "pictures": [*images, *pictures],
         "curves": [_curves(c) for _, c in sorted(explanation.faithfulness.items())],
         "tokens": _tokens(trace),
-        "record": _record(explanation),
+        "record": _record(whole),
     }
     data["record"] = context["record"]
     used = len(json.dumps(context)) + len(json.dumps(data)) + _CHROME
-    data["attention"] = attention_data(trace, max_bytes - used)
-    left_out = _not_held(data["attention"]) + _not_made(explanation)
-    return context | {"left_out": left_out, "data": as_script(data)}
+    data["attention"], left = attention_data(trace, pool, max_bytes - used)
+    left_out = _coarser(whole.trace, pool, n_words) + _not_held(data["attention"])
+    left_out += _not_made(explanation)
+    return context | {"left_out": left_out, "data": as_script(data)}, left >= 0
 
 
 def _head(trace):
@@ -82,6 +116,25 @@ def _not_made(explanation):
     return [f"Left out: {clean(name)}. {clean(reason)}" for name, reason in left_out.items()]
 
 
+def _coarser(trace, pool, n_words):
+    """Say that places were summed, and that words are missing."""
+    said = []
+    if pool.side > 1:
+        n_places = sum(len(grid.boxes) for grid in trace.grids)
+        said.append(
+            f"To stay below 5 MB, this page sums attention and relevancy over {pool.side} × "
+            f"{pool.side} neighbouring patches each: it has {pool.n:,} places of {n_places:,}. "
+            "Attention sinks, single patches, cannot be left out; entropies beside the image are "
+            "those of the sums."
+        )
+    if n_words < len(trace.words):
+        said.append(
+            f"To stay below 5 MB, this page has the first {n_words} words of the answer, of "
+            f"{len(trace.words)}."
+        )
+    return said
+
+
 def _not_held(attention):
     """Say of which layers the page has no single heads; nothing where it has all."""
     layers = attention["layers"]
@@ -94,7 +147,8 @@ def _not_held(attention):
     if len(heads) == len(layers):
         return []
     maps = f"{len(heads)} of the {len(layers)} layers ({_listed(heads)})" if heads else "no layer"
-    means = "all" if len(planes) == len(layers) else f"{len(planes)} ({_listed(planes)})"
+    means = f"{len(planes)} ({_listed(planes)})" if planes else "none"
+    means = "all" if len(planes) == len(layers) else means
     return [
         f"To stay below 5 MB, this page holds the maps of single heads for {maps}, and means over "
         f"heads for {means}. Means over layers and all numbers are those of all layers and heads."
@@ -161,6 +215,7 @@ def _panel(name, note, curves, key):
     low = float(min(0.0, own.min(), random.min(initial=0.0)))
     high = float(max(own.max(), random.max(initial=0.0)))
     limits = (low, high if high > low else low + 1.0)
+    area = getattr(curves, f"{key}_area")
     return {
         "name": name,
         "note": note,
@@ -168,10 +223,27 @@ def _panel(name, note, curves, key):
         "random": [curve(curves.fractions, row, limits) for row in random],
         "low": number(limits[0]),
         "high": number(limits[1]),
-        "area": number(getattr(curves, f"{key}_area")),
-        "random_area": number(areas.mean()) if areas.size else number(None),
+        "area": number(area),
+        "random_area": mean_and_spread(areas),
         "n_random": int(areas.size),
+        **_verdict(area, areas if key == "deletion" else -areas, 1 if key == "deletion" else -1),
     }
+
+
+def _verdict(area, random, sign):
+    """Whether a map is better than random orders; both areas times `sign` are better where lower.
+
+    Where the map is as good as a random order, it ranks anywhere among them.
+    """
+    if not random.size or not is_number(area):
+        return {"verdict": "", "is_chance": False}
+    n, as_good = int(random.size), int(np.count_nonzero(random <= sign * area))
+    if as_good <= _CLEAR * n:
+        better = f"all {n}" if as_good == 0 else f"{n - as_good} of {n}"
+        return {"verdict": f"Better than {better} random orders.", "is_chance": False}
+    not_better = "No better" if as_good > _CHANCE * n else "Not clearly better"
+    said = f"{not_better} than random orders: {as_good} of {n} do as well or better."
+    return {"verdict": said, "is_chance": True}
 
 
 def _concepts(found, explanation):
@@ -195,19 +267,69 @@ def _concepts(found, explanation):
             }
         )
     stored = [] if pictures is None else pictures.stored
-    shown_there = {"items": items, "n_all": found["n_all"], "explained": _explained(explanation)}
+    shown_there = {
+        "items": items,
+        "n_all": found["n_all"],
+        "explained": _explained(explanation),
+        "about": _about_concepts(explanation),
+        "doubts": _doubts(explanation),
+        "top": number(max((v for one in found["items"] for v in one["values"] if v), default=0.0)),
+    }
     return shown_there, stored
+
+
+def _about_concepts(explanation):
+    """One sentence: of which word, learned how, from how many samples, at which layer."""
+    found, report = explanation.concepts, explanation.concept_report
+    named = "Concepts" if found.token is None else f"Concepts of “{clean(found.token)}”"
+    settings = {} if report is None else report.settings
+    learned = [f"{number(found.word_activations.shape[1])} learned"]
+    if settings.get("decomposer"):
+        learned.append(f"by {clean(settings['decomposer'])}")
+    if is_number(settings.get("n_kept")):
+        learned.append(f"from {number(settings['n_kept'])} samples")
+    return f"{named}: {' '.join(learned)}, of the states at layer {clean(found.layer)}."
+
+
+def _doubts(explanation):
+    """Say where the concepts are not made for this answer; nothing where they are."""
+    found, said = explanation.concepts, []
+    if found.token is not None:
+        provenance = getattr(explanation.concept_report, "provenance", {})
+        forms = {str(f).casefold() for f in [found.token, *(provenance.get("forms") or [])]}
+        if not forms & {word.strip(_MARKS).casefold() for word in found.words}:
+            said.append(
+                f"“{clean(found.token)}” is not a word of this answer: these concepts were learned "
+                "to tell apart states that predict another word than any here."
+            )
+    low = [shown(word) for word, mean in _means_explained(explanation) if mean < _LOW]
+    if low:
+        said.append(
+            f"At {len(low)} of {len(found.words)} words the concepts explain less than half of the "
+            f"state, so that their activations there mean little: {', '.join(low)}."
+        )
+    return said
+
+
+_MARKS = ".,;:!?\"'“”‘’()[]"
 
 
 def _explained(explanation):
     """How well the concepts describe the states of each word; nothing where it is not known."""
-    shares, words = explanation.concepts.explained, explanation.trace.words
-    if not np.isfinite(shares).any():
+    if not np.isfinite(explanation.concepts.explained).any():
         return []
-    means = [float(np.mean(shares[word.start : word.stop])) for word in words]
     return [
-        {"text": shown(word.text), "share": percent(max(mean, 0.0)) if is_number(mean) else DASH}
-        for word, mean in zip(words, means, strict=True)
+        {"text": shown(word), "share": percent(max(mean, 0.0)) if is_number(mean) else DASH}
+        for word, mean in _means_explained(explanation)
+    ]
+
+
+def _means_explained(explanation):
+    """(word, mean over its tokens of the share that is explained); NaN where it is not known."""
+    found = explanation.concepts
+    return [
+        (word, float(np.mean(found.explained[start:stop])))
+        for word, (start, stop) in zip(found.words, found.spans, strict=True)
     ]
 
 
@@ -248,7 +370,7 @@ def _record(explanation):
     provenance = dict(trace.provenance)
     versions = provenance.pop("versions", None)
     answer = {
-        "question": trace.question,
+        "question": trace.question or "(the model’s default)",
         "prompt": trace.prompt,
         "answer": trace.answer,
         "images": [
@@ -264,7 +386,28 @@ def _record(explanation):
     blocks = [
         ("Answer", {key: value for key, value in answer.items() if value != provenance.get(key)}),
         ("Model and run", provenance),
+        ("Concepts", _record_of_concepts(explanation)),
         ("Settings of the views", dict(explanation.settings or {})),
         ("Versions", versions or {}),
     ]
     return [{"name": name, "rows": named_rows(rows)} for name, rows in blocks if rows]
+
+
+def _record_of_concepts(explanation):
+    found, report = explanation.concepts, explanation.concept_report
+    if found is None:
+        return {}
+    settings = {} if report is None else report.settings
+    known = {
+        "token": found.token,
+        "layer": found.layer,
+        "concepts": int(found.word_activations.shape[1]),
+        "method": settings.get("decomposer"),
+        "samples": settings.get("n_kept"),
+        "prompt": settings.get("prompt"),
+        "fingerprint of their model": None
+        if report is None
+        else report.provenance.get("fingerprint"),
+        "activation of a word": found.of_word,
+    }
+    return {key: value for key, value in known.items() if value is not None}

@@ -7,30 +7,41 @@ first, then to as many layers as fit, spread over the depth.
 """
 
 import io
+import json
+from collections import Counter
 
 import numpy as np
 
 from ._answer_drawing import COLOURS
+from ._answer_fitting import Pool
+from ._answer_layout import lay_out
 from ._answer_packing import fill, pack, pack_finely, spread
 from ._text import clean, data_uri, is_number
 
 _LONGEST, _PIXELS = 1024, 1_500_000  # of a stored image; of all together
 _PLANES = 0.6  # of the room for attention at most, so that there is some for single heads
 _TOP_WORDS, _CONCEPTS = 8, 12
+# Of a causal graph, in the units that the page draws in: one of the layout, half the side of a
+# patch, room for the name of a patch, the most letters of a word; and how much wider than high.
+_UNIT, _PATCH, _NAME, _LETTERS, _STRETCH = 84.0, 26.0, 8.0, 12, 1.25
 
 
-def answer_data(explanation):
-    """Collect the data of the page except attention, as values that JSON can write."""
+def answer_data(explanation, pool):
+    """Collect the data of the page except attention, as values that JSON can write.
+
+    `pool` (:class:`Pool`) says which places the page has.
+    """
     trace = explanation.trace
     return {
         "words": _words(trace),
         "tokens": _tokens(trace),
+        "side": pool.side,
         "question": clean(trace.question),
         "answer": clean(trace.answer),
-        "images": _images(trace),
-        "relevancy": [_relevancy(r, name) for name, r in explanation.relevancy.items()],
-        "causal": [_causal(graph) for _, graph in sorted(explanation.causal.items())],
-        "concepts": _concepts(explanation),
+        "images": _images(trace, pool),
+        "relevancy": [_relevancy(r, name, pool) for name, r in explanation.relevancy.items()],
+        "causal": [_causal(graph, pool) for _, graph in sorted(explanation.causal.items())],
+        "concepts": _concepts(explanation, pool),
         "faithfulness": [_curves(one) for _, one in sorted(explanation.faithfulness.items())],
         "colours": {name: [list(stop) for stop in stops] for name, stops in COLOURS.items()},
     }
@@ -82,44 +93,59 @@ def _numbers(values):
     return [_numbers(v) if isinstance(v, list) else _number(v) for v in values]
 
 
-def _images(trace):
+def _images(trace, pool):
     longest = min(_LONGEST, int((_PIXELS / len(trace.images)) ** 0.5))
+    columns = trace.images, trace.image_names, trace.grids, pool.images
     return [
-        _image(image, name, grid, longest)
-        for image, name, grid in zip(trace.images, trace.image_names, trace.grids, strict=True)
+        _image(image, name, grid, places, longest)
+        for image, name, grid, places in zip(*columns, strict=True)
     ]
 
 
-def _image(image, name, grid, longest):
+def _image(image, name, grid, places, longest):
     small = image.convert("RGB")
     small.thumbnail((longest, longest))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=88, subsampling=0)
-    boxes = np.round(grid.boxes, 5)
-    # What queries read of each place; of other image tokens each has its own.
-    reads = grid.to_places(np.eye(len(grid.positions))) if grid.query_layers else None
     return {
-        "reads": None if reads is None else pack(reads),
+        "reads": _reads(grid, places) if grid.query_layers else None,
         "name": clean(name),
         "width": small.width,
         "height": small.height,
         "full": list(image.size),
         "uri": data_uri(stream.getvalue(), "jpeg"),
-        "boxes": [box.tolist() if np.isfinite(box).all() else None for box in boxes],
+        "boxes": [_box(box) for box in places.boxes],
         "blocks": [
             {
-                "name": clean(block.name),
-                "rows": int(block.tokens.shape[0]),
-                "cols": int(block.tokens.shape[1]),
-                "tokens": np.asarray(block.tokens).ravel().tolist(),
+                "name": clean(name),
+                "rows": int(tokens.shape[0]),
+                "cols": int(tokens.shape[1]),
+                "tokens": tokens.ravel().tolist(),
             }
-            for block in grid.blocks
+            for name, tokens in places.blocks
         ],
     }
 
 
+def _box(box):
+    return np.round(box, 5).tolist() if np.isfinite(box).all() else None
+
+
+def _reads(grid, places):
+    """What queries read of each place; of other image tokens each has its own."""
+    of_places = np.zeros((len(grid.positions), len(places.boxes)))
+    np.add.at(of_places.T, places.of, grid.to_places(np.eye(len(grid.positions))).T)
+    return pack(of_places)
+
+
 class Rows:
     """The attention of an answer, one layer after the other, with its reductions over the layers.
+
+    Parameters
+    ----------
+    trace : AnswerTrace
+    pool : Pool, default=None
+        The places of the page; None: those of the trace.
 
     Attributes
     ----------
@@ -129,8 +155,8 @@ class Rows:
         Positions of the question's words.
     """
 
-    def __init__(self, trace):
-        self._trace = trace
+    def __init__(self, trace, pool=None):
+        self._trace, self._pool = trace, pool or Pool(trace.grids)
         self.columns = np.concatenate([grid.positions for grid in trace.grids])
         spans = [np.arange(word.start, word.stop) for word in trace.question_words]
         self.question = np.unique(np.concatenate([np.zeros(0, int), *spans]))
@@ -174,7 +200,8 @@ class Rows:
     def places(self, rows):
         """Values of the places of all images, from rows over the positions."""
         grids = self._trace.grids
-        return np.concatenate([g.to_places(rows[..., g.positions]) for g in grids], axis=-1)
+        values = [grid.to_places(rows[..., grid.positions]) for grid in grids]
+        return self._pool.sum(np.concatenate(values, axis=-1))
 
     def sums(self, layer):
         """Sums of the rows of words, each (2 + heads, words).
@@ -197,20 +224,22 @@ class Rows:
         }
 
 
-def attention_data(trace, room):
-    """Pack the attention of the answer's words in about `room` bytes.
+def attention_data(trace, pool, room):
+    """Pack the attention of the answer's words in `room` bytes.
 
     Returns
     -------
-    dict
+    data : dict
         ``layers`` (their numbers in the model) and ``heads`` (how many); ``sums``: those of
         :meth:`Rows.sums`, each (2 + layers, 2 + heads, words), where the first two of layers and of
         heads are the mean and the largest over all; ``planes`` and ``by_head``: of how many layers
         the page holds the reductions over heads (2, words, image tokens) and the heads themselves
         (heads, words, image tokens), "mean" and "max" over the layers among them. The first two
         planes are there whatever the room.
+    room : int
+        What is left; below 0 where these did not fit.
     """
-    rows, n = Rows(trace), len(trace.layers)
+    rows, n = Rows(trace, pool), len(trace.layers)
     keys = ["mean", "max", *range(n)]
     sums = [rows.sums(key) for key in keys]
     data = {
@@ -219,21 +248,22 @@ def attention_data(trace, room):
         "sums": {name: pack_finely(np.stack([part[name] for part in sums])) for name in sums[0]},
     }
     order = ["mean", "max", *spread(n)]
-    room -= sum(len(part["data"]) for part in data["sums"].values())
+    room -= len(json.dumps(data))
     share = int(_PLANES * room)
     planes, left = fill(share, order, lambda key: rows.on_image(key)[:2], always=2)
-    heads, _ = fill(room - share + left, order, lambda key: rows.on_image(key)[2:])
+    heads, left = fill(room - share + left, order, lambda key: rows.on_image(key)[2:])
+    more, left = fill(left, order[len(planes) :], lambda key: rows.on_image(key)[:2])
     # As lists beside their key: names in JSON objects are texts only.
-    data["planes"] = [{"layer": key} | packed for key, packed in planes.items()]
+    data["planes"] = [{"layer": key} | packed for key, packed in (planes | more).items()]
     data["by_head"] = [{"layer": key} | packed for key, packed in heads.items()]
-    return data
+    return data, left
 
 
-def _relevancy(relevancy, through):
+def _relevancy(relevancy, through, pool):
     return {
         "through": clean(through),
         "words": [int(i) for i in relevancy.word_indices],
-        "image": pack(np.concatenate([np.asarray(part) for part in relevancy.image], axis=1)),
+        "image": pack(pool.sum(np.concatenate([np.asarray(p) for p in relevancy.image], axis=1))),
         "shares": [[_number(share) for share in pair] for pair in relevancy.shares],
         "top": [
             [[shown(text), _number(v)] for text, v in relevancy.top_words(i, _TOP_WORDS)]
@@ -242,7 +272,22 @@ def _relevancy(relevancy, through):
     }
 
 
-def _causal(graph):
+def _causal(graph, pool):
+    nodes = [
+        {
+            "kind": clean(node["kind"]),
+            "label": shown(str(node["label"])),
+            "image": None if node.get("image") is None else int(node["image"]),
+            **_patch(node, graph.grids, pool),
+            "half": _half(node, graph.grids),
+            "query": _query(node, graph.grids),
+            "mass": _number(node.get("mass")),
+            "radius": int(radius),
+            "weight": _number(weight),
+        }
+        for node, radius, weight in zip(graph.nodes, graph.radius, graph.weights, strict=True)
+    ]
+    marks = np.asarray(graph.marks).astype(int)
     return {
         "word": shown(graph.word),
         "index": int(graph.word_index),
@@ -250,21 +295,58 @@ def _causal(graph):
         "head": int(graph.head),
         "alpha": _number(graph.alpha),
         "records": int(graph.n_records),
-        "nodes": [
-            {
-                "kind": clean(node["kind"]),
-                "label": shown(str(node["label"])),
-                "image": None if node.get("image") is None else int(node["image"]),
-                "patch": None if node.get("patch") is None else int(node["patch"]),
-                "query": _query(node, graph.grids),
-                "mass": _number(node.get("mass")),
-                "radius": int(radius),
-                "weight": _number(weight),
-            }
-            for node, radius, weight in zip(graph.nodes, graph.radius, graph.weights, strict=True)
-        ],
-        "marks": np.asarray(graph.marks).astype(int).tolist(),
+        "nodes": nodes,
+        "marks": marks.tolist(),
+        "layouts": _layouts(nodes, marks),
     }
+
+
+def _half(node, grids):
+    """Half the width and height that the page draws a node with: a patch, or a word in a frame."""
+    is_patch = node.get("patch") is not None
+    if is_patch and np.isfinite(grids[node["image"]].boxes[node["patch"]]).all():
+        return [_PATCH, _PATCH]
+    letters = min(max(len(shown(str(node["label"]))), 2), _LETTERS)
+    return [round(4.6 * letters + 9, 1), 15.0]
+
+
+def _layouts(nodes, marks):
+    """Where nodes and edges are drawn: for each radius, and last with all nodes.
+
+    Each has ``at``, (node, x, y), and ``bends``, (node, node, x, y) with the control point of an
+    edge that is not straight.
+    """
+    radii = np.array([node["radius"] for node in nodes])
+    shown_at = [(radii >= 0) & (radii <= r) for r in range(1, max(int(radii.max()), 1) + 1)]
+    return [_layout(nodes, marks, np.flatnonzero(some)) for some in [*shown_at, radii == radii]]
+
+
+def _layout(nodes, marks, among):
+    # Only the target has 0; what is not in the explanation stands outside.
+    rings = [nodes[i]["radius"] if nodes[i]["radius"] >= 0 else None for i in among]
+    halves = [[(half + _NAME) / _UNIT for half in nodes[i]["half"]] for i in among]
+    edges = np.argwhere(np.triu(marks[np.ix_(among, among)])).tolist()
+    places, controls = lay_out(rings, edges, halves, _STRETCH)
+    bends = [
+        [int(among[i]), int(among[j]), *_scaled(control)]
+        for (i, j), control in zip(edges, controls, strict=True)
+        if not np.allclose(control, np.add(places[i], places[j]) / 2, atol=1e-3)
+    ]
+    at = [[int(i), *_scaled(place)] for i, place in zip(among, places, strict=True)]
+    return {"at": at, "bends": bends}
+
+
+def _scaled(point):
+    return [round(_UNIT * value, 1) for value in point]
+
+
+def _patch(node, grids, pool):
+    """Which place of its image a node is, and its box if the page has only a larger one."""
+    if node.get("patch") is None:
+        return {"patch": None}
+    image, patch = node["image"], node["patch"]
+    own = {} if pool.side == 1 else {"box": _box(grids[image].boxes[patch])}
+    return {"patch": int(pool.images[image].of[patch])} | own
 
 
 def _query(node, grids):
@@ -281,7 +363,7 @@ def _curves(curves):
     return {"word": shown(str(curves.word)), "label": clean(curves.label)} | data | areas
 
 
-def _concepts(explanation):
+def _concepts(explanation, pool):
     """The concepts that are most active in the answer, their values and maps; None without."""
     found = explanation.concepts
     if found is None:
@@ -303,8 +385,10 @@ def _concepts(explanation):
                 item["maps"][str(word)] = len(maps)
                 maps.append(one)
         items.append(item)
-    packed = pack(np.stack(maps)) if maps else None
-    return {"items": items, "maps": packed, "n_all": int(values.shape[1])}
+    packed = pack(pool.sum(np.stack(maps))) if maps else None
+    counts = Counter(word for word, _ in found.image)
+    n_maps = max(counts.values(), default=0)
+    return {"items": items, "maps": packed, "n_all": int(values.shape[1]), "n_maps": n_maps}
 
 
 def _map(found, concept, word):

@@ -72,7 +72,7 @@ def fill(room, keys, parts, always=0):
     packed : dict
         Those that fitted, by name.
     room : int
-        What is left; at least 0.
+        What is left; below 0 where those that are always packed took more.
     """
     packed = {}
     for key in keys:
@@ -82,7 +82,7 @@ def fill(room, keys, parts, always=0):
             break
         packed[key] = found
         room -= size
-    return packed, max(room, 0)
+    return packed, room
 
 
 def spread(n):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from ._answer_drawing import overlay, patch_picture
-from ._answer_layout import arrange
+from ._answer_layout import NODE, lay_out, points_of
 from ._drawing import (
     ACCENT,
     FAINT,
@@ -25,7 +25,7 @@ from ._drawing import (
     plain,
     wrap,
 )
-from ._text import number, percent
+from ._text import mean_and_spread, number, percent
 
 _HEAT = "YlOrBr"
 _COLUMNS = 6  # of small pictures
@@ -299,7 +299,7 @@ def plot_causal_graph(graph, radius=3, *, outside=False):
     -------
     figure : matplotlib.figure.Figure
         An arrowhead at an end: that node is no cause of the other. A plain end: it is one. A
-        circle: the data leave it open. The number below a node is its weight.
+        circle: the data leave it open. The number beside a node is its weight.
 
     Raises
     ------
@@ -311,13 +311,8 @@ def plot_causal_graph(graph, radius=3, *, outside=False):
     inside = {*graph.explanation(radius), *np.flatnonzero(np.asarray(graph.radius) == 0).tolist()}
     drawn = [i for i in range(len(graph.nodes)) if i in inside or outside]
     rings = [int(graph.radius[i]) if i in inside else None for i in drawn]
-    places = dict(zip(drawn, arrange(rings), strict=True))
-    reach = max((float(np.abs(place).max()) for place in places.values()), default=1.0) + 0.75
-    figure = new_figure((6.4, 6.4))
-    axis = figure.subplots()
-    bare(axis)
-    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
-    _draw_edges(axis, graph.marks, places, inside)
+    halves = [_half(graph.nodes[i]) for i in drawn]
+    figure, axis, places = _draw_layout(graph.marks, drawn, rings, halves, inside)
     for i in drawn:
         _draw_node(axis, graph, i, places[i], pale=i not in inside)
     where = f"layer {graph.layer}, head {graph.head}, alpha {number(graph.alpha)}"
@@ -325,33 +320,62 @@ def plot_causal_graph(graph, radius=3, *, outside=False):
     return figure
 
 
-_NODE = 0.34  # half the size of a node, in units of the distance between rings
+def _half(node):
+    """Half the width and height of a node with its text, in units of the layout."""
+    if node["patch"] is not None:
+        return NODE + 0.08, NODE + 0.12
+    return _half_of_text(str(node["label"]))
 
 
-def _draw_edges(axis, marks, places, inside):
-    """The edges between placed nodes (node -> place); pale where they leave `inside`."""
-    for i in places:
-        for j in places:
-            if i < j and marks[i][j]:
-                ends = (marks[j][i], marks[i][j])
-                _draw_edge(axis, places[i], places[j], ends, pale=not {i, j} <= set(inside))
+def _half_of_text(text):
+    return 0.035 * max(len(label(text, 12)), 3) + 0.1, 0.2
 
 
-def _draw_edge(axis, start, end, marks, pale):
-    """A line with the mark of each end: 1 circle, 2 arrow, 3 tail."""
-    start, end = np.asarray(start), np.asarray(end)
-    along = (end - start) / (np.linalg.norm(end - start) or 1.0)
-    a, b = start + along * (_NODE + 0.1), end - along * (_NODE + 0.1)
+def _draw_layout(marks, drawn, rings, halves, inside):
+    """Draw the edges among nodes; returns figure, axes, and node -> place."""
+    among = np.asarray(marks)[np.ix_(drawn, drawn)]
+    edges = np.argwhere(np.triu(among)).tolist()
+    found, controls = lay_out(rings, edges, halves)
+    places = dict(zip(drawn, found, strict=True))
+    curves = [
+        points_of(found[i], control, found[j])
+        for (i, j), control in zip(edges, controls, strict=True)
+    ]
+    reach = np.abs(np.concatenate([np.zeros((1, 2)), found, *curves])).max() + 0.75
+    side = min(max(6.4, 2.2 * reach), 13.0)  # so that words stay small beside the rings
+    figure = new_figure((side, side))
+    axis = figure.subplots()
+    bare(axis)
+    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
+    for (i, j), curve in zip(edges, curves, strict=True):
+        ends = (among[j, i], among[i, j])
+        pale = not {drawn[i], drawn[j]} <= set(inside)
+        _draw_edge(axis, curve, (halves[i], halves[j]), ends, pale=pale)
+    return figure, axis, places
+
+
+def _draw_edge(axis, curve, halves, marks, pale):
+    """A curve from centre to centre, cut at the nodes, with the mark of each end.
+
+    1 circle, 2 arrow, 3 tail.
+    """
+    start, stop = _beyond(curve, halves[0]), len(curve) - _beyond(curve[::-1], halves[1])
+    line = curve[start:stop] if stop - start > 1 else curve[[len(curve) // 2] * 2]
     look = {"color": FAINT if pale else SOFT, "linewidth": 1.3, "zorder": 1}
-    for at, direction, mark in ((a, -along, marks[0]), (b, along, marks[1])):
+    for end, mark in ((line, marks[0]), (line[::-1], marks[1])):
         if mark == 2:
             arrow = {"arrowstyle": "-|>", "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0}
-            back = at - 0.1 * direction
-            axis.annotate("", at, back, arrowprops=arrow | look)
+            behind = end[np.argmax(np.hypot(*(end - end[0]).T) >= 0.1)]
+            axis.annotate("", end[0], behind, arrowprops=arrow | look)
         elif mark == 1:
             ring = {"markerfacecolor": GROUND, "markeredgecolor": look["color"]}
-            axis.plot(*at, "o", markersize=5.5, zorder=2, **ring)
-    axis.plot([a[0], b[0]], [a[1], b[1]], **look)
+            axis.plot(*end[0], "o", markersize=5.5, zorder=2, **ring)
+    axis.plot(*line.T, **look)
+
+
+def _beyond(curve, half):
+    """Index of the first point of a curve that is outside the node it begins at."""
+    return int(np.argmax((np.abs(curve - curve[0]) > half).any(axis=1)))
 
 
 def _draw_node(axis, graph, i, place, pale):
@@ -361,7 +385,7 @@ def _draw_node(axis, graph, i, place, pale):
         box = graph.grids[node["image"]].boxes[node["patch"]]
         picture = patch_picture(graph.images[node["image"]], box)
     if picture is not None:
-        extent = (x - _NODE, x + _NODE, y + _NODE, y - _NODE)
+        extent = (x - NODE, x + NODE, y + NODE, y - NODE)
         axis.imshow(picture, extent=extent, zorder=3, alpha=0.4 if pale else 1.0, aspect="equal")
     else:
         target = node["kind"] == "target"
@@ -370,11 +394,13 @@ def _draw_node(axis, graph, i, place, pale):
         look = {"fontsize": 9, "ha": "center", "va": "center", "zorder": 4, "bbox": frame}
         colour = GROUND if target else FAINT if pale else INK
         axis.text(x, y, label(str(node["label"]), 12), color=colour, parse_math=False, **look)
-    if not pale and node["kind"] != "target":
+    texts = [str(node["label"])] if picture is not None else []
+    texts += [] if pale or node["kind"] == "target" else [number(float(graph.weights[i]))]
+    if texts:
         # On the side that no edge to the target crosses.
-        beside = y + _NODE + 0.05 if y >= 0 else y - _NODE - 0.05
+        beside = y + NODE + 0.05 if y >= 0 else y - NODE - 0.05
         look = {"fontsize": 7.5, "ha": "center", "va": "top" if y >= 0 else "bottom"}
-        axis.text(x, beside, number(float(graph.weights[i])), color=SOFT, zorder=4, **look)
+        axis.text(x, beside, " · ".join(texts), color=SOFT, zorder=4, parse_math=False, **look)
 
 
 def plot_pag(pag, names=None):
@@ -402,13 +428,8 @@ def plot_pag(pag, names=None):
     names = [str(i) for i in range(n)] if names is None else [str(name) for name in names]
     if len(names) != n:
         raise ValueError(f"names must have {n} entries, one for each variable, got {len(names)}.")
-    places = dict(enumerate(arrange([1] * n)))
-    reach = max((float(np.abs(place).max()) for place in places.values()), default=1.0) + 0.75
-    figure = new_figure((6.4, 6.4))
-    axis = figure.subplots()
-    bare(axis)
-    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
-    _draw_edges(axis, pag.marks, places, places)
+    nodes, halves = list(range(n)), [_half_of_text(name) for name in names]
+    figure, axis, places = _draw_layout(pag.marks, nodes, [1] * n, halves, nodes)
     for i, place in places.items():
         frame = {"boxstyle": "round,pad=0.35", "edgecolor": ACCENT, "facecolor": GROUND}
         look = {"fontsize": 9, "ha": "center", "va": "center", "zorder": 4, "bbox": frame}
@@ -451,7 +472,7 @@ def plot_faithfulness(curves):
         own = Line2D([], [], color=ACCENT, linewidth=2)
         own.set_label(f"area {number(float(getattr(curves, f'{kind}_area')))}")
         others = Line2D([], [], color=FAINT, linewidth=0.8)
-        others.set_label(f"random {number(float(areas.mean())) if areas.size else '–'}")
+        others.set_label(f"random {mean_and_spread(areas)}")
         legend(axis, [own, others], loc="best")
     _title(figure, f"“{curves.word}”: {curves.label}")
     return figure

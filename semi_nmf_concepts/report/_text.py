@@ -47,6 +47,17 @@ def number(value):
     return text.replace("-", MINUS) if text.startswith("-") else text
 
 
+def mean_and_spread(values):
+    """Format the mean of an array and, of more than one value, its standard deviation.
+
+    >>> import numpy as np
+    >>> mean_and_spread(np.array([0.2, 0.4])), mean_and_spread(np.array([0.2]))
+    ('0.300 ± 0.141', '0.200')
+    """
+    spread = f" ± {number(float(values.std(ddof=1)))}" if values.size > 1 else ""
+    return number(float(values.mean())) + spread if values.size else DASH
+
+
 def percent(share):
     """Format a share as a percentage that says 0% and 100% only where this is exact.
 

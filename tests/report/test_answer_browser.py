@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -287,6 +288,81 @@ def test_concepts_show_the_patches_of_the_word_that_is_chosen(view):
     assert f"Not active at “{names[1]}”" in card.inner_text()
 
 
+def test_no_edge_of_the_graph_runs_over_a_node_that_it_does_not_join(view, explanation):
+    """Measured on the drawing: a point of a path under the frame of a node between its ends."""
+    crossed = """() => [...document.querySelectorAll('#pag g[data-edge]')].flatMap(group => {
+        const path = group.querySelector('.edge'), length = path.getTotalLength();
+        const points = [...Array(101).keys()].map(k => path.getPointAtLength(k * length / 100));
+        return [...document.querySelectorAll('#pag .node')].filter(node => {
+            const at = node.transform.baseVal.consolidate().matrix;
+            const box = node.querySelector('.frame, .pill').getBBox();
+            return points.some(p => Math.abs(p.x - at.e) < box.width / 2
+                && Math.abs(p.y - at.f) < box.height / 2);
+        }).map(node => group.dataset.edge + ' over ' + node.textContent);
+    })"""
+    for graph in ("0", "1"):
+        view.select_option("#graph", graph)
+        for radius in (1, 2, 3):
+            view.fill("#radius", str(radius))
+            for outside in (False, True):
+                view.set_checked("#outside", outside)
+                assert view.locator("#pag g[data-edge]").count() > 0
+                assert view.evaluate(crossed) == []
+
+
+def test_a_patch_has_one_name(view, explanation):
+    view.fill("#radius", "1")
+    node = next(n for n in explanation.causal[1].nodes if n["kind"] == "image")
+    patch = node["patch"]
+    name = f"atch {patch} (row {patch // 7 + 1}, column {patch % 7 + 1})"
+    click_patch(view, explanation, patch)
+    assert f"P{name}" in view.locator("#status").inner_text()
+    view.select_option("#graph", "0")
+    assert f"p{name}" in view.locator("#nodes").inner_text()
+    drawn = view.locator("#pag text").all_text_contents()
+    assert any(text.startswith(f"patch {patch} · ") for text in drawn)
+
+
+def test_bars_of_all_concepts_share_one_scale_and_cards_open_on_their_map(page, tmp_path):
+    explanation = example_explanation()
+    found = explanation.concepts
+    values = found.word_activations.copy()
+    weak = int(np.argmax(values.max(axis=0)))
+    values[:, weak] *= 0.01
+    strongest = int(np.argmax(values[:, weak]))
+    maps = {key: value for key, value in found.image.items() if key != (strongest, weak)}
+    odd = replace(found, word_activations=values, image=maps)
+    write_answer_html(replace(explanation, concepts=odd), tmp_path / "p.html")
+    view = opened(page, tmp_path / "p.html")
+    heights = """() => [...document.querySelectorAll('.concept')].map(card => [
+        card.querySelector('.no').textContent,
+        [...card.querySelectorAll('.abar')].map(bar => parseFloat(bar.style.height))])"""
+    for index, bars in view.evaluate(heights):
+        expected = 100 * values[:, int(index)] / values.max()
+        np.testing.assert_allclose(bars, expected, atol=0.06)
+    card = view.locator(".concept", has=view.locator(f"#concept-{weak}-title"))
+    with_map = [w for w, k in maps if k == weak]
+    best = max(with_map, key=lambda w: values[w, weak])
+    pressed = card.locator(".aword[aria-pressed='true']").get_attribute("title")
+    assert pressed.startswith(found.words[best] + ": ")
+    assert f"Strongest at “{found.words[strongest]}”" in card.inner_text()
+    card.locator(".aword").nth(strongest).click()
+    assert "No map for this word: maps are made for the" in card.inner_text()
+
+
+def test_on_a_narrow_screen_words_wrap_and_the_token_table_is_whole(page, path):
+    page.set_viewport_size({"width": 390, "height": 800})
+    view = opened(page, path)
+    outside = """selector => [...document.querySelectorAll(selector)].filter(one => {
+        const box = one.getBoundingClientRect();
+        return box.width > 0 && (box.left < 0 || box.right > innerWidth);
+    }).length"""
+    for selector in (".aword", ".strip li", "#tokens td, #tokens tbody th"):
+        assert view.locator(selector).count() > 0
+        assert view.evaluate(outside, selector) == 0
+    assert view.locator("#tokens tbody tr").first.locator("td").last.is_visible()
+
+
 def test_saving_the_picture(view, explanation):
     word(view, 1).click()
     with view.expect_download() as download:
@@ -460,3 +536,23 @@ def test_without_script_the_answer_and_the_tables_are_there(browser, path):
     assert page.locator("#tokens tbody tr").count() == 8
     assert not page.locator("#controls").is_visible()
     context.close()
+
+
+def test_a_page_of_summed_places_and_an_explanation_of_nothing(page, explanation, tmp_path):
+    graph = explanation.causal[1]
+    alone = replace(graph, radius=np.where(graph.radius == 0, 0, -1), weights=0 * graph.weights)
+    large = example_explanation(shape=(20, 20), n_layers=2, n_heads=2)
+    context = answer_context(replace(large, causal={1: alone, 2: large.causal[2]}), 1_000)
+    (tmp_path / "p.html").write_text(
+        render_page("answer.html", context, _STYLES, _SCRIPTS), encoding="utf-8"
+    )
+    view = opened(page, tmp_path / "p.html")
+    assert "it has 100 places of 400" in view.locator(".notice").all_inner_texts()[0]
+    assert number(view, "as if evenly on").endswith(" of 100")
+    click_patch(view, explanation, 24)  # of 7 x 7: in the middle
+    assert "row 6, column 6" in view.locator("#status").inner_text()
+    assert view.locator("#pag .node svg").count() > 0
+    view.locator("#graph").select_option("0")
+    assert "stays dependent on “red”" in view.locator("#nodes").inner_text()
+    assert "another head" in view.locator("#nodes").inner_text()
+    assert view.locator("#radius").is_disabled()

@@ -6,7 +6,7 @@ from PIL import Image
 
 from semi_nmf_concepts.report import overlay, scaled
 from semi_nmf_concepts.report._answer_drawing import COLOURS, colour_table, patch_picture
-from semi_nmf_concepts.report._answer_layout import arrange
+from semi_nmf_concepts.report._answer_layout import NODE, arrange, lay_out, points_of
 
 
 @pytest.fixture
@@ -96,3 +96,45 @@ def test_nodes_stand_apart_and_farther_rings_farther_out(rings):
         assert all(distance < other + 1e-5 for one, other in known if one >= ring)
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
     assert apart[~np.eye(len(rings), dtype=bool)].min(initial=np.inf) > 0.99
+
+
+def closest(curve, centre, half):
+    """Below 1 where a curve enters a node."""
+    return (np.abs(curve - centre) / half).max(axis=1).min()
+
+
+def test_two_neighbours_of_the_target_do_not_stand_opposite_each_other():
+    places, controls = lay_out([1, 1, 0], [(0, 1), (0, 2), (1, 2)])
+    for (i, j), control in zip([(0, 1), (0, 2), (1, 2)], controls, strict=True):
+        np.testing.assert_allclose(control, np.add(places[i], places[j]) / 2, atol=1e-3)
+    assert closest(points_of(places[0], controls[0], places[1]), (0, 0), NODE) > 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_edge_touches_a_third_node(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 14))
+    rings = [0] + [int(r) if r else None for r in rng.integers(0, 4, n - 1)]
+    density = rng.uniform(0.1, 0.9)
+    edges = [(i, j) for i in range(n) for j in range(i) if rng.random() < density]
+    halves = np.where(rng.random((n, 1)) < 0.3, [[0.6, 0.2]], [[NODE, 0.42]])
+    places, controls = lay_out(rings, edges, halves, stretch=rng.choice([1.0, 1.25]))
+    assert places[0] == (0, 0) and len(controls) == len(edges)
+    for (i, j), control in zip(edges, controls, strict=True):
+        curve = points_of(places[i], control, places[j], 401)
+        np.testing.assert_allclose(curve[[0, -1]], [places[i], places[j]])
+        for k in set(range(n)) - {i, j}:
+            assert closest(curve, places[k], halves[k]) >= 1
+    for i in range(n):
+        for j in range(i):  # nor do nodes touch each other
+            assert (np.abs(np.subtract(places[i], places[j])) > halves[i] + halves[j]).any()
+
+
+def test_an_edge_is_straight_where_it_can_be():
+    rings = [0, 1, 1, 1, 1]
+    edges = [(0, 1), (1, 2), (1, 3)]
+    places, controls = lay_out(rings, edges)
+    middles = [np.add(places[i], places[j]) / 2 for i, j in edges]
+    bent = [not np.allclose(c, m, atol=1e-3) for c, m in zip(controls, middles, strict=True)]
+    assert bent == [False, False, True]
+    assert lay_out([0], []) == ([(0.0, 0.0)], [])

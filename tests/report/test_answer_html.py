@@ -13,6 +13,8 @@ import pytest
 from semi_nmf_concepts.report import render_answer, write_answer_html
 from semi_nmf_concepts.report._answer_context import answer_context
 from semi_nmf_concepts.report._answer_data import Rows
+from semi_nmf_concepts.report._answer_fitting import Pool
+from semi_nmf_concepts.report._answer_layout import points_of
 from semi_nmf_concepts.report._answer_packing import as_script, pack, pack_finely, spread
 from tests.report._answer_fixture import NASTY, example_explanation
 from tests.report.test_html import Page, one_line
@@ -76,7 +78,7 @@ def part(parts, key):
 
 def test_sections_in_order(page):
     ids = [attrs["id"] for attrs in page.all("section")]
-    expected = ["heads", "relevancy", "causal", "concepts", "faithfulness", "tokens", "record"]
+    expected = ["heads", "relevancy", "causal", "faithfulness", "concepts", "tokens", "record"]
     assert ids == expected
     links = [value[1:] for value in page.values("href") if value.startswith("#")]
     assert set(expected) <= set(links)
@@ -107,6 +109,64 @@ def test_the_record_says_how_to_run_it_again(page):
     for text in ("fingerprint", "0123456789abcdef", "transformers", "5.23.0", "image tokens", "49"):
         assert text in page.content
     assert "scene 1.png (224 × 168)" in page.content
+
+
+def test_the_record_of_an_answer_to_the_default_prompt(explanation):
+    trace = replace(explanation.trace, question="", question_words=[])
+    content = Page(render_answer(replace(explanation, trace=trace))).content
+    assert "question (the model’s default)" in content
+
+
+def test_the_page_says_which_concepts_it_shows_and_where_they_mean_little(explanation):
+    found, report = explanation.concepts, explanation.concept_report
+    n_kept = report.settings["n_kept"]
+    found = replace(found, token="ball", explained=np.full(len(found.explained), 0.9, np.float32))
+    concepts = answer_context(replace(explanation, concepts=found), 10**7)["concepts"]
+    method = report.settings["decomposer"]
+    assert concepts["about"] == (
+        f"Concepts of “ball”: 8 learned by {method} from {n_kept} samples, of the states at "
+        f"layer {found.layer}."
+    )
+    assert concepts["doubts"] == []
+    shares = np.full(len(found.explained), 0.9, np.float32)
+    shares[found.spans[1][0]] = 0.2  # "red"
+    odd = replace(explanation, concepts=replace(found, token="zebra", explained=shares))
+    page = Page(render_answer(odd))
+    assert "“zebra” is not a word of this answer" in page.content
+    assert "At 1 of 6 words the concepts explain less than half" in page.content
+    (block,) = (b for b in answer_context(odd, 10**7)["record"] if b["name"] == "Concepts")
+    rows = {row["name"]: row["value"] for row in block["rows"]}
+    assert (rows["token"], rows["method"], rows["samples"]) == ("zebra", method, str(n_kept))
+    unknown = replace(found, explained=np.full(len(found.explained), np.nan))
+    assert answer_context(replace(explanation, concepts=unknown), 10**7)["concepts"]["doubts"] == []
+
+
+@pytest.mark.parametrize(
+    ("own", "random", "verdict"),
+    [
+        (0.1, [0.2, 0.3, 0.4, 0.5, 0.6], "Better than all 5 random orders."),
+        (0.2, [0.2] + 19 * [0.5], "Better than 19 of 20 random orders."),
+        (0.25, [0.2, 0.3, 0.4, 0.5, 0.6], "Not clearly better than random orders: 1 of 5"),
+        (0.7, [0.2, 0.3, 0.4, 0.5, 0.6], "No better than random orders: 5 of 5"),
+        (0.7, [], ""),
+    ],
+)
+def test_a_map_no_better_than_chance_is_said_to_be(explanation, own, random, verdict):
+    random = np.array(random)
+    curves = replace(
+        explanation.faithfulness[2],
+        deletion_area=own,
+        random_deletion_areas=random,
+        insertion_area=1 - own,
+        random_insertion_areas=1 - random,
+    )
+    context = answer_context(replace(explanation, faithfulness={2: curves}), 10**7)
+    for panel in context["curves"][0]["panels"]:
+        assert panel["verdict"].startswith(verdict) and bool(panel["verdict"]) == bool(verdict)
+        assert panel["is_chance"] == ("better than random" in panel["verdict"])
+    if len(random) == 5:
+        deletion, _ = context["curves"][0]["panels"]
+        assert deletion["random_area"] == "0.400 ± 0.158"
 
 
 def test_example_images_and_the_image_are_stored_once(page):
@@ -303,6 +363,26 @@ def test_the_causal_graph_is_whole(explanation, data):
     np.testing.assert_allclose([n["weight"] for n in found["nodes"]], graph.weights, rtol=1e-5)
 
 
+def test_each_radius_has_a_layout_of_its_nodes_whose_edges_touch_no_other(explanation, data):
+    graph, found = explanation.causal[1], data["causal"][0]
+    assert len(found["layouts"]) == graph.radius.max() + 1
+    for radius, layout in enumerate(found["layouts"], start=1):
+        is_last = radius > graph.radius.max()
+        among = [i for i, r in enumerate(graph.radius) if is_last or 0 <= r <= radius]
+        places = {i: np.array([x, y]) for i, x, y in layout["at"]}
+        assert list(places) == among and not places[len(graph.nodes) - 1].any()
+        bends = {(i, j): (x, y) for i, j, x, y in layout["bends"]}
+        for i, j in zip(*np.nonzero(np.triu(graph.marks)), strict=True):
+            if not {i, j} <= set(among):
+                continue
+            control = bends.pop((i, j), (places[i] + places[j]) / 2)
+            curve = points_of(places[i], control, places[j], 301)
+            for k in set(among) - {i, j}:
+                away = np.abs(curve - places[k]) > found["nodes"][k]["half"]
+                assert away.any(axis=1).all(), (radius, i, j, k)
+        assert not bends
+
+
 def test_tokens_without_a_place_have_no_box(nasty):
     images = data_of(render_answer(nasty))["images"]
     for image, grid in zip(images, nasty.trace.grids, strict=True):
@@ -339,6 +419,65 @@ def test_little_room_keeps_the_means(explanation):
     assert attention["by_head"] == []
     assert any("single heads for no layer" in text for text in context["left_out"])
     assert answer_context(explanation, 5_000_000)["left_out"] == []
+
+
+def test_many_places_are_summed_until_the_page_is_small_enough():
+    words = [f"word{i}" for i in range(60)]
+    large = example_explanation(words=words, n_heads=2, n_layers=2, shape=(128, 128))
+    html = render_answer(large)
+    assert 4_000_000 < len(html.encode()) < 5_000_000
+    page, data = Page(html), data_of(html)
+    assert "2 × 2 neighbouring patches each: it has 4,096 places of 16,384" in page.content
+    assert "sinks" not in page.values("id")  # single patches
+    assert len(data["words"]) == 60
+    image = data["images"][0]
+    assert image["blocks"][0]["rows"] == image["blocks"][0]["cols"] == 64
+    assert image["boxes"][65] == pytest.approx([1 / 64, 1 / 64, 2 / 64, 2 / 64], abs=1e-5)
+    for found, values in [
+        (part(data["attention"]["planes"], "mean")[0], large.trace.image_attention(5).values),
+        (unpacked(data["relevancy"][0]["image"]), large.relevancy["language"].map(5).values),
+    ]:
+        expected = values[0].reshape(64, 2, 64, 2).sum(axis=(1, 3)).ravel()
+        np.testing.assert_allclose(found[5], expected, atol=0.0042 * expected.max())
+    graph = large.causal[1]
+    node, patch = data["causal"][0]["nodes"][0], graph.nodes[0]["patch"]
+    np.testing.assert_allclose(node["box"], large.trace.grids[0].boxes[patch], atol=1e-5)
+    assert node["patch"] == patch // 128 // 2 * 64 + patch % 128 // 2
+
+
+def test_a_long_answer_is_cut_where_nothing_else_helps():
+    words = [f"word{i}" for i in range(40)]
+    long = example_explanation(words=words, n_layers=4, n_heads=4)
+    context = answer_context(long, 1_000)
+    data = json.loads(context["data"])
+    assert len(data["words"]) == len(context["words"]) == 12
+    assert "this page has the first 12 words of the answer, of 40" in "".join(context["left_out"])
+    assert len(data["tokens"]) == len(context["tokens"]) == 16
+    assert data["relevancy"][0]["words"] == list(range(12))
+    rows = dict((row["name"], row["value"]) for row in context["record"][0]["rows"])
+    assert rows["answer tokens"] == str(long.trace.n_tokens)
+    expected = np.concatenate(long.trace.image_attention(11).values)
+    found = part(data["attention"]["planes"], "mean")[0, 11]
+    np.testing.assert_allclose(found, expected, atol=0.0042 * expected.max())
+
+
+def test_tiles_and_tokens_without_a_place_are_summed_apart():
+    trace = example_explanation(n_images=2, tiles=True, shape=(5, 7)).trace
+    pool = Pool(trace.grids, 2)
+    image = pool.images[1]
+    assert [tokens.shape for _, tokens in image.blocks] == [(3, 4)] * 3
+    assert len(image.boxes) == 3 * 12 + 1 and pool.n == 2 * 37
+    assert np.isnan(image.boxes).all(axis=1).sum() == 1
+    values = np.random.default_rng(0).random((2, sum(len(g.boxes) for g in trace.grids)))
+    summed = pool.sum(values)
+    np.testing.assert_allclose(summed.sum(axis=1), values.sum(axis=1), rtol=1e-5)
+    placeless = np.concatenate([np.isnan(grid.boxes[:, 0]) for grid in trace.grids])
+    nowhere = np.concatenate([np.isnan(one.boxes[:, 0]) for one in pool.images])
+    np.testing.assert_allclose(
+        summed[:, nowhere].sum(axis=1), values[:, placeless].sum(axis=1), rtol=1e-5
+    )
+    tile = image.boxes[image.blocks[2][1]]
+    np.testing.assert_allclose(tile[-1, -1], [0.5 + 6 / 14, 4 / 5, 1, 1])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 28, 32, 80])

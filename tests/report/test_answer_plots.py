@@ -175,3 +175,18 @@ def test_pyplot_is_not_needed(simple):
     simple.trace.plot()
     simple.causal[1].plot()
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_patches_of_a_graph_are_named_and_edges_pass_other_nodes(simple):
+    graph = simple.causal[1]
+    axis = plot_causal_graph(graph, radius=3).axes[0]
+    drawn = [text.get_text() for text in axis.texts]
+    for i in graph.explanation(3):
+        if graph.nodes[i]["kind"] == "image":
+            assert any(text.startswith(graph.nodes[i]["label"] + " · ") for text in drawn)
+    boxes = [image.get_extent() for image in axis.images]
+    for line in axis.lines:
+        x, y = np.asarray(line.get_data())
+        for left, right, low, high in boxes:
+            bottom, top = sorted((low, high))
+            assert not ((x > left) & (x < right) & (y > bottom) & (y < top)).any()

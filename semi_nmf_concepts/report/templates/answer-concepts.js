@@ -34,14 +34,17 @@ Answer.relevancy = (function () {
 Answer.concepts = (function () {
   "use strict";
   const make = Answer.make, number = Answer.number;
-  let data = null;
+  let data = null, top = 0;  // of all concepts: a weak one is to look weak
+
+  // Maps are of the concepts that are most active at each word.
+  function reason() { return "maps are made for the " + data.concepts.n_maps + " most active of each word."; }
 
   function card(article) {
     const item = data.concepts.items[Number(article.dataset.item)];
     const place = article.querySelector(".concept-map"), bars = article.querySelector(".activity");
-    let top = 0, chosen = 0, best = -1;
+    let chosen = 0, strongest = 0, best = -1;
     item.values.forEach(function (value, w) {
-      top = Math.max(top, value);
+      if (value > item.values[strongest]) strongest = w;
       const rank = (String(w) in item.maps ? 1e9 : 0) + value;  // first a word that has a map
       if (rank > best) { best = rank; chosen = w; }
     });
@@ -49,6 +52,7 @@ Answer.concepts = (function () {
       const value = item.values[w] || 0;
       const bar = make("span", { class: "abar" });
       bar.style.height = (top > 0 ? Math.max(0, 100 * value / top) : 0).toFixed(1) + "%";
+      if (value > 0) bar.style.minHeight = "2px";
       const button = make("button", { type: "button", class: "aword", title: word.text + ": " + number(value), "aria-label": word.text + ", activation " + number(value) },
         [make("span", { class: "atrack" }, bar), make("span", { class: "atext" }, word.text)]);
       button.addEventListener("click", function () { chosen = w; draw(); });
@@ -61,13 +65,14 @@ Answer.concepts = (function () {
       const row = item.maps[String(chosen)];
       const about = "“" + data.words[chosen].text + "”: " + number(item.values[chosen]);
       if (row === undefined) {
-        place.replaceChildren(make("p", { class: "empty" }, item.values[chosen] > 0 ? "No map for this word." : "Not active at “" + data.words[chosen].text + "”."));
+        place.replaceChildren(make("p", { class: "empty" }, item.values[chosen] > 0 ? about + ". No map for this word: " + reason() : "Not active at “" + data.words[chosen].text + "”."));
         return;
       }
       const map = data.concepts.maps.row(row), index = Answer.draw.strongest(data, map);
       const thumb = Answer.draw.thumbnail(data, index, "Patches that raise concept " + item.index + " at " + about);
       Answer.draw.fillThumbnail(thumb, data, index, map, Answer.view.look(), 240);
-      place.replaceChildren(thumb.box, make("p", { class: "note" }, about));
+      const most = data.words[strongest].text + "” (" + number(item.values[strongest]) + ")";
+      place.replaceChildren(thumb.box, make("p", { class: "note" }, String(strongest) in item.maps ? about : about + ". Strongest at “" + most + ", without a map: " + reason()));
     }
     return draw;
   }
@@ -75,6 +80,7 @@ Answer.concepts = (function () {
   function start(found) {
     data = found;
     if (!data.concepts) return;
+    data.concepts.items.forEach(function (item) { item.values.forEach(function (value) { top = Math.max(top, value); }); });
     const draws = Array.from(document.querySelectorAll(".concept")).map(card);
     Answer.view.onChange(function () { draws.forEach(function (draw) { draw(); }); });
   }

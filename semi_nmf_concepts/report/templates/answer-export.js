@@ -99,7 +99,7 @@ Answer.saving = (function () {
         mean: data.words.map(function (_, w) { return perImage(Answer.map(data, { source: "attention", layer: "mean", head: "mean" }, [w])); }),
       },
       relevancy: data.relevancy.map(function (one) { return Object.assign({}, one, { image: table(one.image) }); }),
-      causal: data.causal,
+      causal: data.causal.map(function (one) { return Object.assign({}, one, { layouts: undefined }); }),
       concepts: data.concepts && Object.assign({}, data.concepts, { maps: data.concepts.maps && table(data.concepts.maps) }),
       faithfulness: data.faithfulness,
       record: data.record,

@@ -2,7 +2,7 @@
 Answer.graph = (function () {
   "use strict";
   const make = Answer.make, byId = Answer.byId, number = Answer.number;
-  const SIZE = 52, RING = 118, MARK = 7;  // of a patch; between rings; of a mark, in drawing units
+  const MARK = 7;  // size of a mark, in drawing units
   let data = null, graph = null, radius = 1, outside = false;
 
   function inside(node) { return node.kind === "target" || (node.radius > 0 && node.radius <= radius); }
@@ -12,65 +12,70 @@ Answer.graph = (function () {
     });
   }
 
-  // Rings around the target, as wide apart as the nodes on them need.
-  function place(nodes) {
-    const rings = new Map(), at = new Map();
-    nodes.forEach(function (node) {
-      const ring = node.kind === "target" ? 0 : node.radius > 0 ? node.radius : 1e6;
-      rings.set(ring, (rings.get(ring) || []).concat(node));
-    });
-    let last = 0;
-    Array.from(rings.keys()).sort(function (a, b) { return a - b; }).forEach(function (ring, level) {
-      const members = rings.get(ring);
-      if (ring === 0) { at.set(members[0].i, [0, 0]); return; }
-      last = Math.max(last + RING, members.length * (SIZE + 34) / (2 * Math.PI));
-      members.forEach(function (node, k) {
-        // Each ring is turned by the golden angle, so that no more edges than need be lie on each other.
-        const angle = 2 * Math.PI * k / members.length - Math.PI / 2 + 2.4 * (level - 1);
-        at.set(node.i, [1.25 * last * Math.cos(angle), last * Math.sin(angle)]);
-      });
-    });
-    return at;
+  // Where nodes stand, and the control point of each edge: no edge touches a third node.
+  function layout() {
+    const found = graph.layouts[outside ? graph.layouts.length - 1 : radius - 1], at = new Map(), bends = new Map();
+    found.at.forEach(function (one) { at.set(one[0], [one[1], one[2]]); });
+    found.bends.forEach(function (one) { bends.set(one[0] + "-" + one[1], [one[2], one[3]]); });
+    return {
+      at: at,
+      control: function (i, j) {
+        const a = at.get(i), b = at.get(j);
+        return bends.get(i + "-" + j) || [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
+      },
+    };
   }
 
-  // Half the width and height of what a node is drawn as.
-  function extent(node) {
-    if (node.patch !== null && box(node)) return [SIZE / 2, SIZE / 2];
-    return [Math.min(12, Math.max(label(node).length, 2)) * 4.6 + 9, 15];
-  }
-  function box(node) { return data.images[node.image] && data.images[node.image].boxes[node.patch]; }
+  function box(node) { return node.box || (data.images[node.image] && data.images[node.image].boxes[node.patch]); }
+  function fullName(node) { return node.patch === null ? node.label : Answer.view.patchName(data.images[node.image].start + node.patch, node.label); }
   function label(node) { return node.label.length > 12 ? node.label.slice(0, 11) + "…" : node.label; }
 
-  // Where the line from the middle of a node to a point leaves its outline.
-  function border(node, from, to, gap) {
-    const half = extent(node), dx = to[0] - from[0], dy = to[1] - from[1], length = Math.hypot(dx, dy) || 1;
-    const t = Math.min(dx ? half[0] / Math.abs(dx) : Infinity, dy ? half[1] / Math.abs(dy) : Infinity);
-    const reach = Math.min(t * length + gap, length / 2);
-    return [from[0] + dx * reach / length, from[1] + dy * reach / length];
+  // A quadratic curve from the middle of one node to that of another: a point of it, and a part.
+  function along(curve, t) {
+    return [0, 1].map(function (k) { return (1 - t) * (1 - t) * curve[0][k] + 2 * t * (1 - t) * curve[1][k] + t * t * curve[2][k]; });
+  }
+  function part(curve, t, u) {
+    const turn = [0, 1].map(function (k) {
+      return (1 - t) * (1 - u) * curve[0][k] + ((1 - t) * u + t * (1 - u)) * curve[1][k] + t * u * curve[2][k];
+    });
+    return [along(curve, t), turn, along(curve, u)];
+  }
+  // How far along the curve leaves a node's outline, or comes a distance away from a point.
+  function leaves(curve, half, gap) {
+    let t = 0;
+    const beyond = function (p) { return Math.max(Math.abs(p[0] - curve[0][0]) - half[0], Math.abs(p[1] - curve[0][1]) - half[1]) >= gap; };
+    while (t < 0.45 && !beyond(along(curve, t))) t += 0.004;
+    return t;
+  }
+  function away(curve, t, distance) {
+    const from = along(curve, t);
+    while (t < 0.5 && Math.hypot(along(curve, t)[0] - from[0], along(curve, t)[1] - from[1]) < distance) t += 0.004;
+    return t;
   }
 
-  // The mark at an end: 1 circle, 2 arrow, 3 tail; returns where the line stops.
-  function mark(kind, end, other, group) {
+  // The mark at the beginning of a curve: 1 circle, 2 arrow, 3 tail; returns where the line begins.
+  function mark(kind, curve, half, group) {
+    const t = leaves(curve, half, 3), back = kind === 3 ? 0 : 1.4 * MARK;
+    const end = along(curve, t), next = away(curve, t, 1.4 * MARK), other = along(curve, next);
     const dx = other[0] - end[0], dy = other[1] - end[1], length = Math.hypot(dx, dy) || 1, u = [dx / length, dy / length];
-    const along = function (d, side) { return (end[0] + u[0] * d - u[1] * side).toFixed(1) + " " + (end[1] + u[1] * d + u[0] * side).toFixed(1); };
-    if (kind === 2) group.append(make("svg:path", { class: "tip", d: "M" + along(0, 0) + "L" + along(1.6 * MARK, 0.75 * MARK) + "L" + along(1.6 * MARK, -0.75 * MARK) + "z" }));
+    const point = function (d, side) { return (end[0] + u[0] * d - u[1] * side).toFixed(1) + " " + (end[1] + u[1] * d + u[0] * side).toFixed(1); };
+    if (kind === 2) group.append(make("svg:path", { class: "tip", d: "M" + point(0, 0) + "L" + point(1.6 * MARK, 0.75 * MARK) + "L" + point(1.6 * MARK, -0.75 * MARK) + "z" }));
     if (kind === 1) group.append(make("svg:circle", { class: "open", cx: end[0] + u[0] * MARK * 0.7, cy: end[1] + u[1] * MARK * 0.7, r: MARK * 0.7 }));
-    const back = kind === 2 ? 1.4 * MARK : kind === 1 ? 1.4 * MARK : 0;
-    return [end[0] + u[0] * back, end[1] + u[1] * back];
+    return back ? next : t;
   }
 
-  const SIGNS = { 1: ["o", "o"], 2: ["<", ">"], 3: ["–", "–"] };
-  // The edge between two nodes in letters, as "o→": the mark at i, a line, the mark at j.
+  const SIGNS = { 1: ["o", "o"], 2: ["<", ">"], 3: ["-", "-"] };
+  // The edge between two nodes in letters, as "o->": the mark at i, a line, the mark at j.
   function inLetters(i, j) {
     const atI = graph.marks[j][i], atJ = graph.marks[i][j];
     if (!atI || !atJ) return "";
-    return SIGNS[atI][0] + "–" + SIGNS[atJ][1];
+    return SIGNS[atI][0] + "-" + SIGNS[atJ][1];
   }
 
   function drawNode(node, at, target) {
     const group = make("svg:g", { class: "node " + node.kind + (inside(node) ? "" : " out"), transform: "translate(" + at[0].toFixed(1) + " " + at[1].toFixed(1) + ")" });
-    const half = extent(node), place = box(node);
-    const about = node.label + (node.kind === "target" ? " (target)" : ", " + node.kind + ", weight " + number(node.weight) + ", radius " + (node.radius > 0 ? node.radius : "–"));
+    const half = node.half, place = box(node);
+    const about = fullName(node) + (node.kind === "target" ? " (target)" : ", " + node.kind + ", weight " + number(node.weight) + ", radius " + (node.radius > 0 ? node.radius : "–"));
     group.append(make("svg:title", {}, about));
     if (node.patch !== null && place) {
       const image = data.images[node.image], w = image.width, h = image.height;
@@ -84,28 +89,34 @@ Answer.graph = (function () {
       group.append(make("svg:text", { "text-anchor": "middle", dy: "0.36em" }, label(node)));
     }
     // On the side that no edge to the target crosses.
-    if (node.kind !== "target" && inside(node)) group.append(make("svg:text", { class: "weight", "text-anchor": "middle", y: at[1] < 0 ? -half[1] - 6 : half[1] + 14 }, number(node.weight)));
+    const beside = [];
+    if (node.patch !== null && place) beside.push(node.label);
+    if (node.kind !== "target" && inside(node)) beside.push(number(node.weight));
+    if (beside.length) group.append(make("svg:text", { class: "weight", "text-anchor": "middle", y: at[1] < 0 ? -half[1] - 6 : half[1] + 14 }, beside.join(" · ")));
     return group;
   }
 
   function drawGraph(nodes) {
-    const svg = byId("pag"), at = place(nodes), edges = make("svg:g", {}), shapes = make("svg:g", {});
+    const svg = byId("pag"), found = layout(), at = found.at, edges = make("svg:g", {}), shapes = make("svg:g", {});
     const known = new Map(nodes.map(function (node) { return [node.i, node]; }));
+    let wide = 300, high = 120;  // so that few nodes are not drawn large
     nodes.forEach(function (a) {
       nodes.forEach(function (b) {
         if (a.i >= b.i || !graph.marks[a.i][b.i]) return;
-        const from = at.get(a.i), to = at.get(b.i);
-        const start = border(a, from, to, 3), end = border(b, to, from, 3);
-        const group = make("svg:g", { class: inside(a) && inside(b) ? "" : "out" });
-        const s = mark(graph.marks[b.i][a.i], start, end, group), e = mark(graph.marks[a.i][b.i], end, start, group);
-        group.prepend(make("svg:path", { class: "edge", d: "M" + s[0].toFixed(1) + " " + s[1].toFixed(1) + "L" + e[0].toFixed(1) + " " + e[1].toFixed(1) }));
+        const curve = [at.get(a.i), found.control(a.i, b.i), at.get(b.i)], back = curve.slice().reverse();
+        const group = make("svg:g", { class: inside(a) && inside(b) ? "" : "out", "data-edge": a.i + "-" + b.i });
+        const t = mark(graph.marks[b.i][a.i], curve, a.half, group), u = 1 - mark(graph.marks[a.i][b.i], back, b.half, group);
+        const line = part(curve, t, u).map(function (p) { return p[0].toFixed(1) + " " + p[1].toFixed(1); });
+        group.prepend(make("svg:path", { class: "edge", d: "M" + line[0] + "Q" + line[1] + " " + line[2] }));
         edges.append(group);
+        const top = along(curve, 0.5);
+        wide = Math.max(wide, Math.abs(top[0]) + 16);
+        high = Math.max(high, Math.abs(top[1]) + 16);
       });
     });
-    let wide = 300, high = 120;  // so that few nodes are not drawn large
     nodes.forEach(function (node) {
-      const half = extent(node), p = at.get(node.i);
-      wide = Math.max(wide, Math.abs(p[0]) + half[0] + 12);
+      const half = node.half, p = at.get(node.i);
+      wide = Math.max(wide, Math.abs(p[0]) + half[0] + 24);
       high = Math.max(high, Math.abs(p[1]) + half[1] + 24);
       shapes.append(drawNode(known.get(node.i), p));
     });
@@ -127,7 +138,7 @@ Answer.graph = (function () {
       }
       const edge = target >= 0 ? inLetters(node.i, target) : "";
       return make("li", { class: inside(node) ? "" : "out" }, [thumb,
-        make("span", { class: "nlabel" }, [node.label + " ", make("small", {}, node.kind + (node.radius > 0 ? ", radius " + node.radius : ", outside") + (edge ? ", " + edge + " target" : ""))]),
+        make("span", { class: "nlabel" }, [fullName(node) + " ", make("small", {}, node.kind + (node.radius > 0 ? ", radius " + node.radius : ", outside") + (edge ? ", " + edge + " target" : ""))]),
         make("strong", { class: "num" }, number(node.weight))]);
     }));
     if (!shown.length) list.append(make("li", { class: "empty" }, "Nothing that this head attends to stays dependent on “" + graph.word + "” given the rest. A larger alpha, or another head, may tell more."));
@@ -138,7 +149,7 @@ Answer.graph = (function () {
     nodes.forEach(function (node) {
       if (!inside(node) || node.image === null) return;
       const image = data.images[node.image], weight = Math.max(node.weight, 0);
-      if (node.patch !== null) map[image.start + node.patch] = weight;
+      if (node.patch !== null) map[image.start + node.patch] += weight;
       if (node.query !== null) image.reads.row(node.query).forEach(function (share, i) { map[image.start + i] += weight * share; });
     });
     const index = Answer.draw.strongest(data, map);

@@ -59,6 +59,11 @@ Answer.view = (function () {
     }
     return "token " + token;
   }
+  // "patch 33 (row 5, column 6)"; summed places are no patches and have no number of their own.
+  function patchName(patch, name) {
+    const own = name || (data.side > 1 ? "" : "patch " + (patch - data.images[imageOf(patch)].start));
+    return own ? own + " (" + placeName(patch) + ")" : "patches in " + placeName(patch);
+  }
   // The smallest patch at a point, given as shares of the width and the height.
   function patchAt(i, x, y) {
     const image = data.images[i], part = state.parts[i];
@@ -240,7 +245,8 @@ Answer.view = (function () {
     let above = 0;
     for (const value of map) if (value > map[patch]) above += 1;
     const value = state.source === "attention" ? percent(map[patch]) : number(map[patch]);
-    byId("status").textContent = "Patch in " + placeName(patch) + ": " + value + " for " + named(known(current())) +
+    const name = patchName(patch);
+    byId("status").textContent = name[0].toUpperCase() + name.slice(1) + ": " + value + " for " + named(known(current())) +
       ", rank " + (above + 1) + " of " + data.n + (state.chosen.has(patch) ? "; chosen" : "");
   }
 
@@ -462,7 +468,7 @@ Answer.view = (function () {
   }
 
   return {
-    use: use, start: start, state: state, choose: choose, kept: kept, current: current, named: named, where: where, look: look,
+    use: use, start: start, state: state, choose: choose, kept: kept, current: current, named: named, where: where, look: look, patchName: patchName,
     all: all, onPatches: onPatches, onChange: function (listener) { listeners.push(listener); },
   };
 })();
