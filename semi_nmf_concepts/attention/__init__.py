@@ -31,6 +31,6 @@ __getattr__, __dir__, __all__ = attach(
         "icd": "_icd",
         "relevancies": "_relevancy",
         "relevancy": "_relevancy",
-        "trace_answer": "_trace",
+        "trace_answer": "_tracing",
     },
 )

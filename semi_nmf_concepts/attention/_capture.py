@@ -15,6 +15,8 @@ import sys
 import threading
 from dataclasses import dataclass
 
+import torch
+
 from semi_nmf_concepts.lmm import find_blocks
 
 NAME = "semi_nmf_concepts"
@@ -246,8 +248,6 @@ class QueryTap:
 
     def weights(self):
         """float64 (images, queries, states): means over heads and layers; rows sum to 1."""
-        import torch
-
         if len(self._read) != len(self._modules):
             raise ValueError(
                 f"of the {len(self._modules)} layers by which queries read the image, "
@@ -268,3 +268,9 @@ def check_readable(model, name):
         f"the attention of model {name!r} ({type(model).__name__}) cannot be read: it does not use "
         "the attention functions of transformers."
     )
+
+
+def logits_with(run, tap):
+    """Logits (T + 1, vocabulary) of one pass with `tap` on the attention."""
+    with torch.inference_mode(), tapped(run.handle.loaded.model, tap):
+        return run.last_logits()

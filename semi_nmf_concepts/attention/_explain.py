@@ -13,7 +13,7 @@ from ._concepts import concept_activation_map
 from ._faithfulness import deletions_insertions
 from ._relevancy import relevancies
 from ._results import Result
-from ._trace import trace_answer
+from ._tracing import trace_answer
 from ._words import find_words
 
 THROUGH = ("language", "vision", "both")

@@ -1,17 +1,16 @@
 """One answer with the attention rows that wrote it."""
 
-from dataclasses import dataclass, field, replace
-from numbers import Integral
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from semi_nmf_concepts.lmm import find_patch_grids, layer_index, load_model, write_answer
+from semi_nmf_concepts.lmm import write_answer
 
+from ._choices import counted, one_integer, reduced
 from ._maps import HeadMasses, ImageMap, WordScores, entropy_of
+from ._places import own_values, patch_weights
 from ._results import Result
-from ._words import answer_words, find_words, question_words
-
-N_ALTERNATIVES = 5
+from ._words import find_words
 
 
 @dataclass(eq=False, repr=False)
@@ -167,8 +166,8 @@ class AnswerTrace(Result):
     def _rows(self, tokens, layer, head, drop_sinks=False):
         """float32 (len(tokens), S): rows of the tokens, over the layers and heads asked for."""
         rows = self.attention[:, :, tokens].astype(np.float32)
-        rows = _reduce(rows, layer, "layer", self._layer_index)
-        rows = _reduce(rows, head, "head", self._head_index)
+        rows = reduced(rows, layer, "layer", self._layer_index)
+        rows = reduced(rows, head, "head", self._head_index)
         if drop_sinks:
             rows[:, self._sinks()] = 0.0
         return rows
@@ -179,7 +178,7 @@ class AnswerTrace(Result):
         if block not in self.layers:
             raise ValueError(
                 f"layer={layer} is not kept: the model has {n_blocks} layers (0 to "
-                f"{n_blocks - 1}), of which the trace keeps {_spans(self.layers)}."
+                f"{n_blocks - 1}), of which the trace keeps {counted(self.layers)}."
             )
         return self.layers.index(block)
 
@@ -261,7 +260,7 @@ class AnswerTrace(Result):
         -------
         ImageMap
         """
-        values = _own_values(self, values)
+        values = own_values(self, values)
         indices = self.find_words(words) if np.ndim(words) == 0 or len(words) else []
         return ImageMap(
             values=values,
@@ -294,7 +293,7 @@ class AnswerTrace(Result):
         """
         if not 0 <= image < len(self.grids):
             raise ValueError(f"image={image} does not exist: there are {len(self.grids)} images.")
-        weights = _patch_weights(self.grids[image], patches, self.images[image])
+        weights = patch_weights(self.grids[image], patches, self.images[image])
         rows = self._rows(list(range(self.n_tokens)), layer, head)
         grid = self.grids[image]
         per_token = rows[:, grid.positions] @ grid.from_places(weights / weights.sum())
@@ -339,7 +338,9 @@ class AnswerTrace(Result):
         """
         values = self.heads_by_layers("image", words).values
         rows = (
-            range(len(self.layers)) if layer is None else [self._layer_index(_one("layer", layer))]
+            range(len(self.layers))
+            if layer is None
+            else [self._layer_index(one_integer("layer", layer))]
         )
         row = max(rows, key=lambda i: values[i].max())
         return self.layers[row], int(np.argmax(values[row]))
@@ -373,292 +374,14 @@ class AnswerTrace(Result):
         ndarray of float64, shape (S, S)
             (S, S + V) where images are keys of cross-attention beside the sequence.
         """
-        from ._capture import CrossKeys, RowTap
+        from ._capture import CrossKeys, RowTap, logits_with
 
-        block = self.layers[self._layer_index(_one("layer", layer))]
-        index = self._head_index(_one("head", head))
+        block = self.layers[self._layer_index(one_integer("layer", layer))]
+        index = self._head_index(one_integer("head", head))
         run = self.run_again
         model = run.handle.loaded.model
         length = len(self.token_ids)
         keep = {block: lambda weights: weights[index].double().cpu().numpy()}
         tap = RowTap(model, slice(None), length, keep, CrossKeys(model, self.grids))
-        _pass(run, tap)
+        logits_with(run, tap)
         return tap.kept[block]
-
-
-def _reduce(rows, choice, name, index):
-    """Rows with the first axis (layers or heads) reduced as `choice` says."""
-    if isinstance(choice, str):
-        if choice not in ("mean", "max"):
-            raise ValueError(f"{name} must be a number, a list, 'mean' or 'max', got {choice!r}.")
-        return rows.mean(axis=0) if choice == "mean" else rows.max(axis=0)
-    chosen = [choice] if isinstance(choice, Integral) else list(choice)
-    if not chosen:
-        raise ValueError(f"{name} is an empty list.")
-    return rows[[index(_one(name, item)) for item in chosen]].mean(axis=0)
-
-
-def _one(name, value):
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    return int(value)
-
-
-def _spans(layers):
-    return f"{len(layers)} ({', '.join(map(str, layers))})"
-
-
-def _own_values(trace, values):
-    """One array per image with a value for each place."""
-    if len(trace.grids) == 1 and (isinstance(values, np.ndarray) or np.ndim(values[0]) == 0):
-        values = [values]
-    parts = [np.asarray(part, dtype=np.float64) for part in values]
-    if len(parts) != len(trace.grids):
-        raise ValueError(
-            f"a map must have one array for each of {len(trace.grids)} images, got {len(parts)}."
-        )
-    pairs = zip(trace.grids, trace.images, parts, strict=True)
-    return [_of_places(grid, image, part) for grid, image, part in pairs]
-
-
-def _of_places(grid, image, part):
-    """A value for each place, from values of places, of a grid's cells, or of pixels."""
-    n, pixels = len(grid.boxes), (image.height, image.width)
-    if part.shape == (n,):
-        return part
-    if part.shape == pixels:
-        return grid.coverage(part)  # the mean over each place
-    cells = [block.tokens for block in grid.blocks]
-    if len(cells) == 1 and part.shape == cells[0].shape:
-        values = np.full(n, np.nan) if (cells[0] < 0).any() else np.zeros(n)
-        values[cells[0][cells[0] >= 0]] = part[cells[0] >= 0]
-        return np.nan_to_num(values)
-    allowed = [f"({n},): a value for each place", f"{pixels}: one for each pixel"]
-    allowed += [f"{cells[0].shape}: one for each cell of the grid"] if len(cells) == 1 else []
-    raise ValueError(
-        f"the map of an image must have the shape {'; or '.join(allowed)}. Got {part.shape}."
-    )
-
-
-def _patch_weights(grid, patches, image):
-    """float (m,): how much each place of an image counts."""
-    n = len(grid.boxes)
-    if isinstance(patches, np.ndarray) and patches.dtype == bool:
-        if patches.shape != (image.height, image.width):
-            raise ValueError(
-                "patches: a mask must have the height and width of the image, "
-                f"{(image.height, image.width)}, got {patches.shape}."
-            )
-        weights = np.nan_to_num(grid.coverage(patches))
-        if not weights.sum() > 0:
-            raise ValueError("patches: the mask covers no place that an image token stands for.")
-        return weights
-    if np.ndim(patches) > 1:
-        kind = getattr(np.asarray(patches), "dtype", type(patches))
-        raise ValueError(f"patches: a mask of the image must be an array of bool, got {kind}.")
-    chosen = [patches] if np.ndim(patches) == 0 else list(patches)
-    if not chosen or not all(isinstance(p, Integral) and -n <= p < n for p in chosen):
-        raise ValueError(
-            f"patches must be places of the image (0 to {n - 1}) or a mask, got {patches!r}."
-        )
-    weights = np.zeros(n)
-    weights[[int(p) for p in chosen]] = 1.0
-    return weights
-
-
-def trace_answer(
-    model="bundled",
-    images=None,
-    prompt=None,
-    answer=None,
-    *,
-    layers=None,
-    max_new_tokens=64,
-    temperature=0.0,
-    top_p=1.0,
-    random_state=None,
-    image_names=None,
-    max_pixels=None,
-):
-    """Let a model answer, and keep the attention that predicted each token.
-
-    The answer is generated as usual, with the fast attention kernel. One more pass over prompt and
-    answer together then reads the rows that matter: of S positions only the T that predicted the
-    answer, in half precision, so that memory grows with layers x heads x T x S and never with S x S
-    per layer.
-
-    Parameters
-    ----------
-    model : "bundled", str, path or ModelHandle, default="bundled"
-        See :func:`~semi_nmf_concepts.lmm.load_model`.
-    images : image or list of images
-        Paths, PIL images or arrays.
-    prompt : str, default=None
-        What to ask; None takes the model's default.
-    answer : str or list of int, default=None
-        The answer to explain, as a text or as token ids. None: the model's own.
-    layers : int or list of int, default=None
-        Decoder blocks whose attention is kept (negative: from the end). None: all.
-    max_new_tokens : int, default=64
-        Longest answer.
-    temperature : float, default=0.0
-        0 takes the likeliest token at every step; above, tokens are drawn.
-    top_p : float, default=1.0
-        Share of the probability that tokens are drawn from.
-    random_state : int, default=None
-        Seed of the draws.
-    image_names : list of str, default=None
-        None: file names, or "image 1", "image 2" ...
-    max_pixels : int, default=None
-        Larger images are refused; None: 64 million.
-
-    Returns
-    -------
-    AnswerTrace
-
-    Raises
-    ------
-    ValueError
-        If there is no image, one is too large or cannot be read, the answer has no tokens, a layer
-        does not exist, or the model's patch grid is not known, does not fit the number of image
-        tokens, or its attention cannot be read.
-
-    References
-    ----------
-    .. [1] Stan et al., "LVLM-Interpret: An Interpretability Tool for Large Vision-Language Models",
-       2024. https://arxiv.org/abs/2404.03118
-
-    Examples
-    --------
-    >>> from semi_nmf_concepts.attention import trace_answer
-    >>> from semi_nmf_concepts.datasets import load_scenes
-    >>> trace = trace_answer(images=load_scenes("test", token="dog", n=1).images[0])
-    >>> trace.answer
-    'a dog that is white on the grass next to an umbrella'
-    >>> trace.attention.shape  # layers, heads, answer tokens, positions
-    (4, 5, 12, 63)
-    >>> trace.image_attention("dog", layer=2).share > 0.5
-    True
-    """
-    handle = load_model(model)
-    blocks = _blocks(layers, handle)
-    options = {} if max_pixels is None else {"max_pixels": max_pixels}
-    run = write_answer(
-        handle,
-        images,
-        prompt,
-        answer,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        random_state=random_state,
-        image_names=image_names,
-        **options,
-    )
-    grids = find_patch_grids(run.handle.loaded, run.inputs, run.images)
-    return _assemble(run, *_read_rows(run, blocks, grids))
-
-
-def _blocks(layers, handle):
-    """The blocks asked for, ascending."""
-    n_blocks = handle.n_layers
-    chosen = range(n_blocks) if layers is None else layers
-    chosen = [chosen] if isinstance(chosen, (Integral, str)) else list(chosen)
-    blocks = sorted({layer_index(_one("layers", layer), n_blocks) for layer in chosen})
-    if not blocks:
-        raise ValueError("layers is an empty list.")
-    return blocks
-
-
-def _read_rows(run, blocks, grids):
-    """(grids, dict block -> float16 (H, T, S), float32 logits (T, vocabulary)) of one pass.
-
-    Queries get the places that they read in this pass.
-    """
-    from ._capture import CrossKeys, QueryTap, RowTap, check_readable
-
-    model = run.handle.loaded.model
-    check_readable(model, run.handle.model)
-    sequence = run.sequence
-    rows = slice(run.n_prompt - 1, len(sequence) - 1)
-    keep = dict.fromkeys(blocks, lambda weights: weights.half().cpu())
-    tap = RowTap(model, rows, len(sequence), keep, CrossKeys(model, grids))
-    queries = QueryTap(model, grids[0].query_layers, tap)
-    logits = _pass(run, queries)[:-1].float().cpu()
-    if not tap.kept:
-        raise ValueError(
-            f"no attention of layers {list(blocks)} of model {run.handle.model!r} can be read: "
-            "these blocks do not attend to the whole sequence with an attention function of "
-            "transformers."
-        )
-    if grids[0].query_layers:
-        grids = _read_by(grids, queries.weights())
-    if grids[0].cross_layers:  # the columns of keys come behind those of the sequence
-        grids = [replace(grid, positions=grid.positions + len(sequence)) for grid in grids]
-    return grids, {block: tap.kept[block].numpy() for block in sorted(tap.kept)}, logits
-
-
-def _read_by(grids, weights):
-    """Grids of queries with the places that they read; `weights` (images, queries, states)."""
-    n_images, n_queries, n_states = weights.shape
-    read = []
-    for image, grid in enumerate(grids):
-        of_all = np.zeros((n_queries, n_images, n_states))  # states of all images are numbered
-        of_all[:, image] = weights[image]
-        read.append(grid.read_by(of_all.reshape(n_queries, -1)))
-    return read
-
-
-def _pass(run, tap):
-    """Logits (T + 1, vocabulary) of one pass with `tap` on the attention."""
-    import torch
-
-    from ._capture import tapped
-
-    with torch.inference_mode(), tapped(run.handle.loaded.model, tap):
-        return run.last_logits()
-
-
-def _assemble(run, grids, kept, logits):
-    """The record of all that is known."""
-    import torch
-
-    tokenizer = run.handle.loaded.tokenizer
-    sequence, n_prompt = run.sequence, run.n_prompt
-    words = answer_words(tokenizer, run.ids)
-    if not words:
-        pieces = [tokenizer.decode([index]) for index in run.ids]
-        raise ValueError(
-            f"the answer has no words: its tokens are {pieces}, which write nothing. Ask another "
-            "question or pass another answer."
-        )
-    ids = torch.tensor(run.ids)
-    probabilities = torch.softmax(logits, dim=-1)
-    best = probabilities.topk(min(N_ALTERNATIVES, probabilities.shape[-1]), dim=-1)
-    image_positions = set(np.flatnonzero(sequence == run.handle.loaded.image_token_id).tolist())
-    return AnswerTrace(
-        images=run.images,
-        image_names=run.image_names,
-        question=run.question,
-        prompt=run.prompt,
-        token_ids=sequence,
-        tokens=[tokenizer.decode([index]) for index in sequence.tolist()],
-        n_prompt=n_prompt,
-        answer=run.text,
-        words=words,
-        question_words=question_words(
-            tokenizer, sequence[:n_prompt].tolist(), image_positions, run.question
-        ),
-        grids=grids,
-        layers=list(kept),
-        attention=np.stack(list(kept.values())),
-        logits=logits.gather(1, ids[:, None])[:, 0].numpy(),
-        probabilities=probabilities.gather(1, ids[:, None])[:, 0].numpy(),
-        alternatives=[
-            [(tokenizer.decode([i]), p) for i, p in zip(*pair, strict=True)]
-            for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ],
-        model=run.handle,
-        provenance=run.provenance | {"layers": list(kept), "n_blocks": run.handle.n_layers},
-        _run=run,
-    )

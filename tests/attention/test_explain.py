@@ -97,9 +97,9 @@ def test_json_is_strict(explanation, tmp_path):
 
 
 def test_what_a_family_does_not_allow_is_named(build, monkeypatch):
-    from semi_nmf_concepts.attention import _trace
+    from semi_nmf_concepts.attention import _tracing
 
-    find = _trace.find_patch_grids
+    find = _tracing.find_patch_grids
 
     def without_encoder(*args):
         grids = find(*args)
@@ -107,7 +107,7 @@ def test_what_a_family_does_not_allow_is_named(build, monkeypatch):
             grid.encoder = None
         return grids
 
-    monkeypatch.setattr(_trace, "find_patch_grids", without_encoder)
+    monkeypatch.setattr(_tracing, "find_patch_grids", without_encoder)
     found = explain_answer(
         build("llava"), tiny_images(1)[0], "what is this ?", "a dog", faithfulness=False
     )

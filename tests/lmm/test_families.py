@@ -1,7 +1,5 @@
 """Representations of every family against a slow reference, and that the check itself can fail."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -9,34 +7,13 @@ import torch
 from semi_nmf_concepts._quiet import quiet_transformers
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer, _states, load_model
 from semi_nmf_concepts.testing import check_lmm
-from tests._families import FAMILIES
+from tests._families._marks import family_params
 from tests._tiny_llava import tiny_images
 
 MAX_NEW_TOKENS = 6
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """Folder of a family's tiny model, made once."""
-    made = {}
-
-    def build(name):
-        family = FAMILIES[name]
-        if family.needs_torchvision and importlib.util.find_spec("torchvision") is None:
-            pytest.skip("the processor needs torchvision")
-        if name not in made:
-            made[name] = str(family.build(tmp_path_factory.mktemp("family") / "model"))
-        return made[name]
-
-    return build
-
-
-def _marked(name, family):
-    """Those that need torchvision are run where it is, see the Makefile."""
-    return pytest.param(name, marks=[pytest.mark.vision] if family.needs_torchvision else [])
-
-
-@pytest.mark.parametrize("name", [_marked(*item) for item in FAMILIES.items()])
+@pytest.mark.parametrize("name", family_params())
 def test_family_is_read_exactly(name, build):
     folder = build(name)
     check = check_lmm(folder, max_new_tokens=MAX_NEW_TOKENS)
