@@ -103,7 +103,7 @@ class Chat:
             [self.image, *self.crop],
             [self.preview],
         )
-        frame.on([self.image.input, self.image.clear], self.new_image, [], self.crop)
+        frame.on([self.image.input, self.image.clear], self.new_image, [self.image], self.crop)
 
         def corner(session, number, path, event: gr.SelectData):
             return self.click(session, path, event.index)
@@ -139,9 +139,11 @@ class Chat:
         """The part of the image that the model is shown."""
         return None if path is None else cropped(read_image(path), *crop)
 
-    def new_image(self, session, number):
-        """A crop does not outlive its image."""
+    def new_image(self, session, number, path):
+        """A crop does not outlive its image; one that cannot be used says so at once."""
         session.corner = None
+        if path is not None:
+            read_image(path)
         return WHOLE
 
     def click(self, session, path, place):
