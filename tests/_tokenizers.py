@@ -6,6 +6,7 @@ which piece brings which character.
 """
 
 import functools
+import unicodedata
 from dataclasses import dataclass
 
 CAPTIONS = """
@@ -207,6 +208,10 @@ def kind(name):
     return BUILDERS[name]()
 
 
+# Beginnings of the names that Unicode gives to letters of scripts without spaces.
+_UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "MYANMAR ", "KHMER ")
+
+
 def slow_find(text, forms):
     """Where the first whole-word match of any of `forms` begins, or None, piece by piece."""
     parts = _parts(text)
@@ -217,10 +222,14 @@ def slow_find(text, forms):
 
 
 def _parts(text):
-    """(kind, text, offset) of the words, spaces and single other characters of `text`."""
+    """(kind, text, offset) of the words, spaces and single other characters of `text`.
+
+    Characters of scripts without spaces belong to no word beside them ("dog犬").
+    """
     parts = []
     for offset, char in enumerate(text):
-        word = char.isalnum() or char == "_"
+        unspaced = unicodedata.name(char, "").startswith(_UNSPACED)
+        word = not unspaced and (char.isalnum() or char == "_")
         kind = "word" if word else "space" if char.isspace() else "other"
         if parts and kind != "other" and parts[-1][0] == kind:
             parts[-1] = (kind, parts[-1][1] + char, parts[-1][2])

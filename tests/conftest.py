@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, however slow the machine is at the moment.
+settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("tests")
 
 # Set before torch, transformers, numba or SciPy are imported, which is why it is not a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -105,6 +105,13 @@ def test_a_word_is_found_at_the_token_that_brings_its_first_letter(name, data):
         assert caption.token_at(start) == token
 
 
+def test_the_reference_knows_scripts_without_spaces():
+    for text in ("dog犬", "犬dog", "犬。dogs犬"):
+        match = WordMatcher(word_forms("dog")).find(text)
+        assert match[0] == slow_find(text, word_forms("dog"))
+    assert slow_find("doghouse", ["dog"]) is None
+
+
 @pytest.mark.parametrize("name", KINDS)
 @given(data=st.data())
 @settings(max_examples=60)
