@@ -41,13 +41,8 @@ def most_visual_word(trace):
 
     Stop words are not taken, unless there are no others.
     """
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
     layer, head = trace.most_visual_head()
-    masses = [trace.masses(i, layer, head)["image"] for i in range(len(trace.words))]
-    says = [word.text.strip().casefold() not in ENGLISH_STOP_WORDS for word in trace.words]
-    order = sorted(range(len(masses)), key=lambda i: (says[i], masses[i]))
-    return order[-1] if order else None
+    return max(trace.content_words(), key=lambda i: trace.masses(i, layer, head)["image"])
 
 
 # Pictures

@@ -22,6 +22,7 @@ import numpy as np
 
 from ._icd import icd
 from ._independence import FisherZ, check_test
+from ._maps import map_of
 from ._pag import PAG
 from ._results import Result
 
@@ -129,8 +130,6 @@ class CausalGraph(Result):
             weight of all nodes of the explanation (NaN if there are none). Queries spread their
             weights over the patches as they read them.
         """
-        from ._maps import ImageMap, entropy_of
-
         chosen = self.explanation(radius)
         values = [np.zeros(len(grid.positions)) for grid in self.grids]
         for i in chosen:
@@ -142,16 +141,13 @@ class CausalGraph(Result):
         total = float(self.weights[chosen].sum())
         on_images = sum(float(part.sum()) for part in values)
         values = [grid.to_places(part) for grid, part in zip(self.grids, values, strict=True)]
-        return ImageMap(
-            values=values,
-            images=self.images,
-            grids=self.grids,
-            image_names=self.image_names,
+        return map_of(
+            self,
+            values,
             label=f"causal explanation within radius {radius}",
             words=[self.word],
-            share=on_images / total if total > 0 else np.nan,
-            entropy=entropy_of(values),
             word_indices=[self.word_index],
+            share=on_images / total if total > 0 else np.nan,
         )
 
 

@@ -12,7 +12,7 @@ from ._concept_states import (
     states_of,
     states_pass_through,
 )
-from ._maps import ImageMap, entropy_of, on_places
+from ._maps import map_of, on_places
 from ._results import Result
 from ._words import AnswerWord, find_words
 
@@ -114,16 +114,13 @@ class ConceptActivationMap(Result):
                 "concept_activation_map."
             )
         values = self.image[index, concept]
-        return ImageMap(
-            values=values,
-            images=self.images,
-            grids=self.grids,
-            image_names=self.image_names,
+        return map_of(
+            self,
+            values,
             label=f"relevancy for concept {concept}",
             words=[self.words[index]],
-            share=self.image_shares[index, concept],
-            entropy=entropy_of(values),
             word_indices=[index],
+            share=self.image_shares[index, concept],
         )
 
     def _one_word(self, word):

@@ -1,5 +1,6 @@
 """All views of one answer at once, as one result."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,10 @@ from ._causal import causal_graph
 from ._concept_states import open_report
 from ._concepts import concept_activation_map
 from ._faithfulness import deletions_insertions
-from ._relevancy import relevancies
+from ._relevancy import THROUGH, relevancies
 from ._results import Result
 from ._tracing import trace_answer
-from ._words import find_words
 
-THROUGH = ("language", "vision", "both")
 # Of the views that run the model for every word; a page of more words would be hard to read, too.
 MAX_WORDS = 12
 _FILE, _CONCEPTS = "explanation.npz", "concepts"
@@ -158,11 +157,23 @@ def explain_answer(
     >>> explanation.relevancy["language"].shares[0].round(1).tolist()  # image, text
     [1.0, 0.0]
     """
+    through = _checked_through(through)  # wrong ones are refused before the model runs
+    if isinstance(concepts, (str, Path)):
+        concepts = ConceptReport.load(concepts)
     start = time.perf_counter()
-    views = {"concepts": concepts, "words": words, "through": through, "causal": causal}
-    views = _checked(views | {"faithfulness": faithfulness, "random_state": random_state})
     trace = trace_answer(model, images, prompt, answer, random_state=random_state, **trace_options)
-    return _explain(trace, seconds={"trace": time.perf_counter() - start}, **views)
+    seconds = {"trace": time.perf_counter() - start}
+    result = explain_trace(
+        trace,
+        concepts=concepts,
+        words=words,
+        through=through,
+        causal=causal,
+        faithfulness=faithfulness,
+        random_state=random_state,
+    )
+    result.settings["seconds"] = seconds | result.settings["seconds"]
+    return result
 
 
 def explain_trace(
@@ -187,36 +198,24 @@ def explain_trace(
     -------
     AnswerExplanation
     """
-    views = {"concepts": concepts, "words": words, "through": through, "causal": causal}
-    views = _checked(views | {"faithfulness": faithfulness, "random_state": random_state})
-    return _explain(trace, seconds={}, **views)
-
-
-def _checked(views):
-    """The arguments, wrong ones refused before the model runs."""
-    if isinstance(views["concepts"], (str, Path)):
-        views["concepts"] = ConceptReport.load(views["concepts"])
-    return views | {"through": _checked_through(views["through"])}
-
-
-def _explain(trace, *, seconds, concepts, words, through, causal, faithfulness, random_state):
+    through = _checked_through(through)
     if concepts is not None:
         concepts = open_report(concepts, trace)  # before all that takes time
-    work = _Work(seconds)
-    chosen = _content_words(trace.words) if words is None else trace.find_words(words)
+    work = _Work()
+    chosen = trace.content_words()[:MAX_WORDS] if words is None else trace.find_words(words)
     result = AnswerExplanation(trace, concept_report=concepts)
     # Those that go through the vision encoder may not be possible where the others are.
     for paths in (through, [path for path in through if path == "language"]):
         if paths and not result.relevancy:
-            with work.attempt(f"relevancy through {', '.join(paths)}", "relevancy"):
+            with work.timed("relevancy", f"relevancy through {', '.join(paths)}"):
                 result.relevancy = relevancies(trace, chosen, paths)
     for index in chosen if causal else ():
-        with work.attempt(f"causal graph of {trace.words[index].text!r}", "causal graphs"):
+        with work.timed("causal graphs", f"causal graph of {trace.words[index].text!r}"):
             result.causal[index] = causal_graph(trace, index)
     if faithfulness and result.relevancy:
         best = next(path for path in ("language", "both", "vision") if path in result.relevancy)
         maps = [(result.relevancy[best].map(index), index) for index in chosen]
-        with work.attempt("faithfulness"):
+        with work.timed("faithfulness", "faithfulness"):
             curves = deletions_insertions(trace, maps, random_state=random_state)
             result.faithfulness = dict(zip(chosen, curves, strict=True))
     if concepts is not None:
@@ -235,31 +234,21 @@ def _explain(trace, *, seconds, concepts, words, through, causal, faithfulness, 
 class _Work:
     """Seconds by view, and what could not be made."""
 
-    def __init__(self, seconds):
-        self.seconds, self.left_out = seconds, {}
+    def __init__(self):
+        self.seconds, self.left_out = {}, {}
 
-    def timed(self, name):
-        return _Timer(self, name)
-
-    def attempt(self, name, timed_as=None):
-        """As `timed`, and a ValueError is noted in place of the view."""
-        return _Timer(self, timed_as or name, name)
-
-
-class _Timer:
-    def __init__(self, work, name, may_fail=None):
-        self._work, self._name, self._may_fail = work, name, may_fail
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, kind, error, traceback):
-        seconds = self._work.seconds
-        seconds[self._name] = seconds.get(self._name, 0.0) + time.perf_counter() - self._start
-        if self._may_fail is not None and isinstance(error, ValueError):
-            self._work.left_out[self._may_fail] = str(error)
-            return True
-        return False
+    @contextlib.contextmanager
+    def timed(self, name, may_fail=None):
+        """Count the time of a view; a ValueError is noted under `may_fail` in place of it."""
+        start = time.perf_counter()
+        try:
+            yield
+        except ValueError as error:
+            if may_fail is None:
+                raise
+            self.left_out[may_fail] = str(error)
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _checked_through(through):
@@ -268,16 +257,3 @@ def _checked_through(through):
         if path not in THROUGH:
             raise ValueError(f"through must be among {THROUGH}, got {path!r}.")
     return list(dict.fromkeys(paths))
-
-
-def _content_words(words):
-    """Indices of the words that say something about the image, the first of them if many."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    texts = [word.text.casefold() for word in words]
-    says = [
-        i
-        for i, text in enumerate(texts)
-        if text not in ENGLISH_STOP_WORDS and any(map(str.isalnum, text))
-    ]
-    return (says or find_words(words, None))[:MAX_WORDS]

@@ -14,6 +14,7 @@ from semi_nmf_concepts._quiet import quiet_transformers
 
 from ._maps import ImageMap
 from ._results import Result
+from ._words import tokens_of
 
 FILLS = ("mean", "blur", "grey")
 SCORES = ("probability", "logit")
@@ -338,7 +339,7 @@ def _batches(rows):
 
 def _record(trace, map, chosen, curves, row, n_maps, fractions, fill, score):
     """The record of map `row`; `curves` (n_curves, n_points, T) has the random ones last."""
-    tokens = sorted({t for i in chosen for t in range(trace.words[i].start, trace.words[i].stop)})
+    tokens = tokens_of([trace.words[i] for i in chosen])
     scores = curves[..., tokens].mean(axis=-1)
     deletion, insertion = scores[2 * row], scores[2 * row + 1]
     random = scores[2 * n_maps :]

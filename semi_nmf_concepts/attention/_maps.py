@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import entr
 
 from ._results import Result
 
@@ -76,6 +77,29 @@ class ImageMap(Result):
         return [(int(i), float(values[i]), tuple(boxes[i].tolist())) for i in order]
 
 
+def map_of(result, values, *, label, words, word_indices, share):
+    """The :class:`ImageMap` of a result, which has the images that the values are of.
+
+    Parameters
+    ----------
+    result : AnswerTrace, Relevancy, CausalGraph or ConceptActivationMap
+    values : list of ndarray of shape (n_places,)
+    label, words, word_indices, share
+        As of :class:`ImageMap`.
+    """
+    return ImageMap(
+        values=values,
+        images=result.images,
+        grids=result.grids,
+        image_names=result.image_names,
+        label=label,
+        words=words,
+        share=float(share),
+        entropy=entropy_of(values),
+        word_indices=word_indices,
+    )
+
+
 def on_places(grids, row):
     """Relevancy of all positions on the places of each image: a list of arrays.
 
@@ -99,10 +123,7 @@ def entropy_of(values):
     values = np.concatenate([np.ravel(part) for part in values]).astype(np.float64)
     values = np.clip(values, 0, None)
     total = values.sum()
-    if not total > 0:
-        return float("nan")
-    shares = values[values > 0] / total
-    return float(max(0.0, -(shares * np.log(shares)).sum()))
+    return float(entr(values / total).sum()) if total > 0 else float("nan")
 
 
 def _named(words, most=4):

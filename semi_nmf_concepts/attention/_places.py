@@ -27,9 +27,9 @@ def _of_places(grid, image, part):
         return grid.coverage(part)  # the mean over each place
     cells = [block.tokens for block in grid.blocks]
     if len(cells) == 1 and part.shape == cells[0].shape:
-        values = np.full(n, np.nan) if (cells[0] < 0).any() else np.zeros(n)
-        values[cells[0][cells[0] >= 0]] = part[cells[0] >= 0]
-        return np.nan_to_num(values)
+        values = np.zeros(n)
+        values[cells[0][cells[0] >= 0]] = np.nan_to_num(part[cells[0] >= 0])
+        return values
     allowed = [f"({n},): a value for each place", f"{pixels}: one for each pixel"]
     allowed += [f"{cells[0].shape}: one for each cell of the grid"] if len(cells) == 1 else []
     raise ValueError(
@@ -46,12 +46,12 @@ def patch_weights(grid, patches, image):
                 "patches: a mask must have the height and width of the image, "
                 f"{(image.height, image.width)}, got {patches.shape}."
             )
-        weights = np.nan_to_num(grid.coverage(patches))
+        weights = grid.coverage(patches)
         if not weights.sum() > 0:
             raise ValueError("patches: the mask covers no place that an image token stands for.")
         return weights
     if np.ndim(patches) > 1:
-        kind = getattr(np.asarray(patches), "dtype", type(patches))
+        kind = np.asarray(patches).dtype
         raise ValueError(f"patches: a mask of the image must be an array of bool, got {kind}.")
     chosen = [patches] if np.ndim(patches) == 0 else list(patches)
     if not chosen or not all(isinstance(p, Integral) and -n <= p < n for p in chosen):

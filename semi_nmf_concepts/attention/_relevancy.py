@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._maps import ImageMap, entropy_of, on_places
+from ._maps import map_of, on_places
 from ._results import Result
-from ._words import find_words
+from ._words import AnswerWord, find_words, tokens_of
 
 THROUGH = ("language", "vision", "both")
 
@@ -78,16 +78,13 @@ class Relevancy(Result):
         """
         rows = self._rows(word)
         values = [part[rows].mean(axis=0) for part in self.image]
-        return ImageMap(
-            values=values,
-            images=self.images,
-            grids=self.grids,
-            image_names=self.image_names,
+        return map_of(
+            self,
+            values,
             label=f"relevancy ({self.through})",
             words=[self.words[row] for row in rows],
-            share=float(self.shares[rows, 0].mean()),
-            entropy=entropy_of(values),
             word_indices=[self.word_indices[row] for row in rows],
+            share=self.shares[rows, 0].mean(),
         )
 
     def top_words(self, word, k=5):
@@ -222,8 +219,8 @@ def relevancies(trace, words=None, through=THROUGH):
     from ._recursion import Recursion
 
     chosen = trace.find_words(words)
-    spans = [range(trace.words[i].start, trace.words[i].stop) for i in chosen]
-    tokens = sorted({t for span in spans for t in span})
+    words = [trace.words[i] for i in chosen]
+    tokens = tokens_of(words)
     encoder = not set(through) <= {"language"}
     if encoder:
         _check_known(trace)
@@ -234,7 +231,12 @@ def relevancies(trace, words=None, through=THROUGH):
         for name in through:
             rows[name][token] = _normalised(name, language, states, trace)
     return {
-        name: _assemble(trace, name, chosen, [[rows[name][t] for t in span] for span in spans])
+        name: _assemble(
+            trace,
+            name,
+            chosen,
+            [[rows[name][t] for t in range(word.start, word.stop)] for word in words],
+        )
         for name in through
     }
 
@@ -253,7 +255,7 @@ def _normalised(through, language, encoder, trace):
     """Relevancy of all places and of all positions (0 at image tokens), summing to 1."""
     grids, language = trace.grids, _shared_out(language)
     image, text = np.concatenate(on_places(grids, language)), language.copy()
-    text[np.concatenate([grid.positions for grid in grids])] = 0.0
+    text[trace.image_positions] = 0.0
     text = text[: len(trace.token_ids)]
     if through == "language":
         return image, text
@@ -301,6 +303,4 @@ def _assemble(trace, through, chosen, rows):
 
 
 def _in_sequence(word, n_prompt):
-    from ._words import AnswerWord
-
     return AnswerWord(word.text, n_prompt + word.start, n_prompt + word.stop)

@@ -7,10 +7,10 @@ import numpy as np
 from semi_nmf_concepts.lmm import write_answer
 
 from ._choices import counted, one_integer, reduced
-from ._maps import HeadMasses, ImageMap, WordScores, entropy_of
+from ._maps import HeadMasses, WordScores, entropy_of, map_of
 from ._places import own_values, patch_weights
 from ._results import Result
-from ._words import find_words
+from ._words import content_words, find_words, tokens_of
 
 
 @dataclass(eq=False, repr=False)
@@ -102,6 +102,24 @@ class AnswerTrace(Result):
         return self.attention.shape[1]
 
     @property
+    def image_positions(self):
+        """ndarray of int64: positions of the tokens of all images, one image after the other."""
+        return np.concatenate([grid.positions for grid in self.grids])
+
+    @property
+    def question_positions(self):
+        """ndarray of int64: positions of the question's words."""
+        return np.array(tokens_of(self.question_words), dtype=np.int64)
+
+    @property
+    def sink_positions(self):
+        """ndarray of int64: positions that attract attention whatever they hold.
+
+        The first of the sequence, and that of the first token of each image.
+        """
+        return np.unique([0, *(int(grid.positions[0]) for grid in self.grids)])
+
+    @property
     def n_blocks(self):
         """int: decoder blocks of the model."""
         return self.provenance.get("n_blocks") or self.model.n_layers
@@ -157,11 +175,17 @@ class AnswerTrace(Result):
         """
         return find_words(self.words, words)
 
+    def content_words(self):
+        """Indices of the words that may say something about an image; all if none does.
+
+        Stop words and marks of punctuation say nothing of it.
+        """
+        return content_words(self.words)
+
     def _word_tokens(self, words):
         """(texts, answer tokens) of the words."""
         chosen = [self.words[i] for i in self.find_words(words)]
-        tokens = sorted({t for word in chosen for t in range(word.start, word.stop)})
-        return [word.text for word in chosen], tokens
+        return [word.text for word in chosen], tokens_of(chosen)
 
     def _rows(self, tokens, layer, head, drop_sinks=False):
         """float32 (len(tokens), S): rows of the tokens, over the layers and heads asked for."""
@@ -169,7 +193,7 @@ class AnswerTrace(Result):
         rows = reduced(rows, layer, "layer", self._layer_index)
         rows = reduced(rows, head, "head", self._head_index)
         if drop_sinks:
-            rows[:, self._sinks()] = 0.0
+            rows[:, self.sink_positions] = 0.0
         return rows
 
     def _layer_index(self, layer):
@@ -189,22 +213,6 @@ class AnswerTrace(Result):
                 f"{self.n_heads - 1})."
             )
         return head % self.n_heads
-
-    def _sinks(self):
-        """Positions that attract attention whatever they hold: the first one, and the first image
-        token of every image."""
-        return sorted({0, *(int(grid.positions[0]) for grid in self.grids)})
-
-    @property
-    def _image_positions(self):
-        return np.concatenate([grid.positions for grid in self.grids])
-
-    @property
-    def _question_positions(self):
-        return np.array(
-            sorted({p for word in self.question_words for p in range(word.start, word.stop)}),
-            dtype=np.int64,
-        )
 
     # Views
 
@@ -234,7 +242,7 @@ class AnswerTrace(Result):
         row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0)
         values = [grid.to_places(row[grid.positions]) for grid in self.grids]
         total = float(row.sum())
-        on_images = float(row[self._image_positions].sum())
+        on_images = float(row[self.image_positions].sum())
         return self.image_map(
             values,
             label="attention",
@@ -262,17 +270,8 @@ class AnswerTrace(Result):
         """
         values = own_values(self, values)
         indices = self.find_words(words) if np.ndim(words) == 0 or len(words) else []
-        return ImageMap(
-            values=values,
-            images=self.images,
-            grids=self.grids,
-            image_names=self.image_names,
-            label=label,
-            words=[self.words[i].text for i in indices],
-            share=float(share),
-            entropy=entropy_of(values),
-            word_indices=indices,
-        )
+        texts = [self.words[i].text for i in indices]
+        return map_of(self, values, label=label, words=texts, word_indices=indices, share=share)
 
     def words_for_patches(self, patches, layer="mean", head="mean", *, image=0):
         """Attention of each word of the answer to chosen places of an image.
@@ -319,7 +318,7 @@ class AnswerTrace(Result):
         """
         if to not in ("image", "question"):
             raise ValueError(f"to must be 'image' or 'question', got {to!r}.")
-        positions = self._image_positions if to == "image" else self._question_positions
+        positions = self.image_positions if to == "image" else self.question_positions
         texts, tokens = self._word_tokens(words)
         rows = self.attention[:, :, tokens].astype(np.float32)
         # Rows sum to 1 up to the rounding of half precision, which a share must not exceed.
@@ -337,11 +336,9 @@ class AnswerTrace(Result):
             Only the heads of this layer. None: those of all layers.
         """
         values = self.heads_by_layers("image", words).values
-        rows = (
-            range(len(self.layers))
-            if layer is None
-            else [self._layer_index(one_integer("layer", layer))]
-        )
+        rows = range(len(self.layers))
+        if layer is not None:
+            rows = [self._layer_index(one_integer("layer", layer))]
         row = max(rows, key=lambda i: values[i].max())
         return self.layers[row], int(np.argmax(values[row]))
 
@@ -357,8 +354,8 @@ class AnswerTrace(Result):
         _, tokens = self._word_tokens(words)
         row = self._rows(tokens, layer, head, drop_sinks).mean(axis=0).astype(np.float64)
         row /= row.sum() or 1.0
-        image = float(row[self._image_positions].sum())
-        question = float(row[self._question_positions].sum())
+        image = float(row[self.image_positions].sum())
+        question = float(row[self.question_positions].sum())
         return {
             "image": image,
             "question": question,

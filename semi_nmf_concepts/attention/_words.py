@@ -24,6 +24,24 @@ class AnswerWord:
     stop: int
 
 
+def tokens_of(words):
+    """The tokens of words, each once, ascending."""
+    return sorted({t for word in words for t in range(word.start, word.stop)})
+
+
+def content_words(words):
+    """Indices of the words that are neither stop words nor punctuation; all if there are none."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    texts = [word.text.strip().casefold() for word in words]
+    says = [
+        i
+        for i, text in enumerate(texts)
+        if text not in ENGLISH_STOP_WORDS and any(map(str.isalnum, text))
+    ]
+    return says or list(range(len(words)))
+
+
 def answer_words(tokenizer, ids):
     """The words of an answer of tokens `ids`; tokens that write nothing belong to none."""
     return [AnswerWord(*span) for span in word_spans(tokenizer, ids)]

@@ -7,6 +7,7 @@ The script adds what can be chosen, from the data that ``_answer_data.py`` colle
 import json
 
 import numpy as np
+from scipy.special import entr
 
 from ._answer_data import Rows, answer_data, attention_data, shown
 from ._answer_fitting import Pool, first_words
@@ -361,8 +362,8 @@ def _tokens(trace):
 
 def _entropy(values):
     """In nats, of values as a distribution."""
-    shares = values[values > 0] / values.sum() if values.sum() > 0 else np.ones(1)
-    return float(max(0.0, -(shares * np.log(shares)).sum()))
+    total = values.sum()
+    return float(entr(values / total).sum()) if total > 0 else 0.0
 
 
 def _record(explanation):

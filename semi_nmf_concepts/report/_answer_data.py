@@ -157,10 +157,8 @@ class Rows:
 
     def __init__(self, trace, pool=None):
         self._trace, self._pool = trace, pool or Pool(trace.grids)
-        self.columns = np.concatenate([grid.positions for grid in trace.grids])
-        spans = [np.arange(word.start, word.stop) for word in trace.question_words]
-        self.question = np.unique(np.concatenate([np.zeros(0, int), *spans]))
-        self._sinks = np.unique([0, *(int(grid.positions[0]) for grid in trace.grids)])
+        self.columns, self.question = trace.image_positions, trace.question_positions
+        self._sinks = trace.sink_positions
         self._over_layers = {}
 
     def of_tokens(self, layer):

@@ -216,7 +216,7 @@ def test_views_are_means_of_the_rows(trace):
     np.testing.assert_allclose(scores.values, expected, atol=1e-6)
     assert scores.words == [word.text for word in trace.words]
 
-    for to, columns in (("image", positions), ("question", trace._question_positions)):
+    for to, columns in (("image", positions), ("question", trace.question_positions)):
         masses = trace.heads_by_layers(to)
         expected = rows[..., columns].sum(axis=-1).mean(axis=-1)
         np.testing.assert_allclose(masses.values, expected, atol=1e-3)
