@@ -46,6 +46,24 @@ def recorded(name: str, keep: bool):
     (RESULTS / f"{name}.txt").write_text(f"{header()}\n\n{printed.getvalue()}")
 
 
+def verdict(ok: bool) -> str:
+    """How a line begins that tells of a bar."""
+    return "ok  " if ok else "MISS"
+
+
+def run_parts(name: str, parts: dict, chosen: list, options) -> int:
+    """Run parts of a benchmark, each with a record of its own; the exit status of all.
+
+    A part takes `options` and returns how many bars it missed.
+    """
+    missed = 0
+    for part in chosen:
+        with recorded(f"{name}_{part}", options.write):
+            print(f"== {part}")
+            missed += parts[part](options)
+    return int(missed > 0)
+
+
 def header() -> str:
     """Command, date, versions and machine in words."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)

@@ -29,7 +29,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._causal_data import CASES, share_recovered
-from benchmarks._record import recorded
+from benchmarks._record import run_parts, verdict
 from semi_nmf_concepts.attention import deletion_insertion, relevancy, trace_answer
 from semi_nmf_concepts.datasets import load_scenes
 from semi_nmf_concepts.lmm import mentions
@@ -37,11 +37,6 @@ from semi_nmf_concepts.lmm import mentions
 FOUND, AUROC, CONTROL, P_VALUE, SECONDS = 0.93, 0.75, 0.60, 0.01, 5.0
 N_SCENES = 200
 THROUGH = ("language", "vision", "both")
-
-
-def verdict(ok):
-    """How a line begins."""
-    return "ok  " if ok else "MISS"
 
 
 # --- causal ---------------------------------------------------------------------------------------
@@ -278,12 +273,7 @@ def main(arguments=None):
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     options = parser.parse_args(arguments)
-    missed = 0
-    for name in options.only:
-        with recorded(f"attention_{name}", options.write):
-            print(f"== {name}")
-            missed += PARTS[name](options)
-    return int(missed > 0)
+    return run_parts("attention", PARTS, options.only, options)
 
 
 if __name__ == "__main__":

@@ -42,18 +42,13 @@ from benchmarks._extraction_models import (
     scene_files,
     temporary_folder,
 )
-from benchmarks._record import recorded
+from benchmarks._record import run_parts, verdict
 
 EXACT = 1e-4
 SPEED = {"bundled": 5.0, "llava-12x768": 2.5, "llava-1.5-7b": 10.0}
 MEMORY = 1.10
 PUBLISHED = "published procedure, always 50 new tokens"
 TOKEN = "extract, stop='token'"
-
-
-def verdict(ok):
-    """How a line begins."""
-    return "ok  " if ok else "MISS"
 
 
 # --- families -------------------------------------------------------------------------------------
@@ -368,12 +363,7 @@ def main(arguments=None):
         return stream(options.stream[0], int(options.stream[1]))
     if options.kills:
         return kills(options.kills[0], int(options.kills[1]))
-    missed = 0
-    for name in options.only:
-        with recorded(f"extraction_{name}", options.write):
-            print(f"== {name}")
-            missed += PARTS[name](options)
-    return int(missed > 0)
+    return run_parts("extraction", PARTS, options.only, options)
 
 
 if __name__ == "__main__":

@@ -110,9 +110,11 @@ def run_explain(args):
     with clock("imports"):
         from semi_nmf_concepts.attention import explain_answer
     with clock("images and concepts"):
-        asked, options = _asked(args), _options(args)
+        (images, names), options = _images(args), _options(args)
     with clock("model, answer, views"):
-        explanation = explain_answer(chosen_model(args), *asked, **options)
+        explanation = explain_answer(
+            chosen_model(args), images, args.prompt, args.answer, image_names=names, **options
+        )
     with clock("page"):
         explanation.to_html(args.out)
         if args.json:
@@ -126,25 +128,21 @@ def run_explain(args):
             print(f"{name}: {path}")
 
 
-def _asked(args):
-    """Images, prompt and answer."""
+def _images(args):
+    """The images and their names."""
     if args.scene is None:
         from semi_nmf_concepts.lmm import read_images
 
         options = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
-        return read_images(list(args.image), **options)[0], args.prompt, args.answer
+        return read_images(list(args.image), **options)
     from semi_nmf_concepts.datasets import load_scenes
 
-    return [load_scenes("test").images[args.scene]], args.prompt, args.answer
+    return [load_scenes("test").images[args.scene]], [f"scene {args.scene}"]
 
 
 def _options(args):
     names = ("words", "layers", "max_new_tokens", "max_pixels")
     given = {name: getattr(args, name) for name in names}
-    if args.scene is not None:
-        given["image_names"] = [f"scene {args.scene}"]
-    else:
-        given["image_names"] = [path.name for path in args.image]
     if args.concepts is not None:
         given["concepts"] = _report(args.concepts)
     return {

@@ -101,9 +101,9 @@ class Answer:
 
     def answer_text(self, ids):
         """The text of the tokens `ids`."""
-        tokenizer = self.handle.loaded.tokenizer
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        return tokenizer.decode(ids, **options).strip()
+        from ._words import decoder
+
+        return decoder(self.handle.loaded.tokenizer)(tuple(ids)).strip()
 
     def encode(self, images):
         """Model inputs of the prompt with other images in the places of its own."""
@@ -390,17 +390,16 @@ def _check_settings(max_new_tokens, temperature, top_p, random_state):
 def _ids_of(answer, result):
     """Token ids of a dictated answer, up to what would end it."""
     from ._decoding import end_ids
-    from ._prompt import continuation_ids
+    from ._prompt import continuation_ids, read_prompt
 
     loaded = result.handle.loaded
     if isinstance(answer, str):
         if not answer.strip():
             return []
-        end = loaded.tokenizer.decode(result.inputs["input_ids"][0, -1:].tolist())
-        # PaliGemma's processor puts a line break behind the prompt.
-        behind = end if end.isspace() and not result.prompt.endswith(end) else ""
+        last_id = int(result.inputs["input_ids"][0, -1])
+        prompt = read_prompt(loaded.tokenizer, result.prompt, last_id)
         try:
-            ids = continuation_ids(loaded.tokenizer, result.prompt + behind, answer)
+            ids = continuation_ids(loaded.tokenizer, prompt, answer)
         except TypeError as error:  # half a surrogate pair is no Unicode text
             raise ValueError(f"answer={answer!r} cannot be tokenised: {error}") from error
     else:

@@ -241,7 +241,8 @@ class PatchGrid:
         Parameters
         ----------
         mask : array-like of shape (height, width), dtype bool
-            The region, in pixels of the image or of any other size.
+            The region, in pixels of the image or of any other size. Of numbers in the place of bool
+            every place gets the mean over its box.
 
         Returns
         -------

@@ -1,5 +1,6 @@
 """The order of the image tokens in every family of models, one function for each layout."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -313,20 +314,10 @@ def _native_resolution(prepared, order):
 
 def _idefics3(prepared):
     """Idefics3 and SmolVLM: tiles row by row, then the whole image; both fill their pictures."""
-    encoder, merge = _encoder(prepared, 0), prepared.config.scale_factor
+    processor, merge = prepared.processor.image_processor, prepared.config.scale_factor
     n_pictures = prepared.input("pixel_values").shape[1]
-    layouts, first = [], 0
-    for size in prepared.sizes:
-        rows, cols = (0, 0)
-        if n_pictures > len(prepared.sizes):
-            rows, cols = idefics_tiles(prepared.processor.image_processor, size)
-        pieces = _tiles(size, encoder, rows, cols, first, merge)
-        name = "whole image" if pieces else "image"
-        pieces.append(encoder.piece(name, _filling(size, encoder), first + len(pieces), merge))
-        layouts.append(pieces)
-        first += len(pieces)
-    prepared.check_count(n_pictures, first, "pictures")
-    return layouts, first * encoder.n_states
+    tiles = functools.partial(idefics_tiles, processor)
+    return _tiles_then_whole(prepared, _encoder(prepared, 0), merge, n_pictures, tiles)
 
 
 def _internvl(prepared):
@@ -335,12 +326,32 @@ def _internvl(prepared):
 
     encoder, merge = _encoder(prepared, 1), round(1 / prepared.config.downsample_ratio)
     limits = [setting(prepared.processor, name) for name in ("min_patches", "max_patches")]
+
+    def tiles(size):
+        cols, rows = get_optimal_tiled_canvas(size[::-1], encoder.size[::-1], *limits)
+        return rows, cols
+
     n_pictures = len(prepared.input("pixel_values"))
+    return _tiles_then_whole(prepared, encoder, merge, n_pictures, tiles)
+
+
+def _tiles_then_whole(prepared, encoder, merge, n_pictures, tiles):
+    """Tiles row by row, then the whole image, if there are several tiles; all fill their pictures.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    encoder : Encoder
+    merge : int
+        Patches to a side of a token.
+    n_pictures : int
+        Of all images in the inputs; one each means that no image was cut.
+    tiles : callable
+        From the size of an image to its rows and columns of tiles.
+    """
     layouts, first = [], 0
     for size in prepared.sizes:
-        rows, cols = (1, 1)
-        if n_pictures > len(prepared.sizes):
-            cols, rows = get_optimal_tiled_canvas(size[::-1], encoder.size[::-1], *limits)
+        rows, cols = tiles(size) if n_pictures > len(prepared.sizes) else (1, 1)
         pieces = _tiles(size, encoder, rows, cols, first, merge) if rows * cols > 1 else []
         name = "whole image" if pieces else "image"
         pieces.append(encoder.piece(name, _filling(size, encoder), first + len(pieces), merge))
@@ -449,7 +460,7 @@ def _mllama(prepared):
 def find_cross_layers(model):
     """Names of the cross-attention modules by which images are read beside the prompt, in order.
 
-    None for models whose prompt has the images in it.
+    Empty for models whose prompt has the images in it.
     """
     if model.config.model_type != "mllama":
         return []

@@ -288,6 +288,15 @@ def _takes(model):
     return inspect.signature(model.forward).parameters
 
 
+def read_prompt(tokenizer, prompt, last_id):
+    """What follows is written behind this text: the prompt, and a line break if one was put there.
+
+    PaliGemma's processor puts one behind the prompt; `last_id` is the last token of the inputs.
+    """
+    end = tokenizer.decode([last_id])
+    return prompt + end if end.isspace() and not prompt.endswith(end) else prompt
+
+
 def continuation_ids(tokenizer, prompt, text):
     """Ids of `text` as the model would write it after `prompt`.
 

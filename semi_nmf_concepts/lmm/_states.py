@@ -35,6 +35,7 @@ from ._prompt import (
     NotTogetherError,
     continuation_ids,
     encode_prompts,
+    read_prompt,
     render_prompt,
     split_by_prefix,
 )
@@ -146,12 +147,8 @@ class StateCollector:
         """What a caption follows in every row, for its first piece."""
         if self._begins_empty:
             return [""] * len(prompts)
-        # PaliGemma's processor puts a line break behind the prompt.
-        ends = [self.loaded.tokenizer.decode([i]) for i in inputs["input_ids"][:, -1].tolist()]
-        return [
-            prompt + end if end.isspace() and not prompt.endswith(end) else prompt
-            for prompt, end in zip(prompts, ends, strict=True)
-        ]
+        pairs = zip(prompts, inputs["input_ids"][:, -1].tolist(), strict=True)
+        return [read_prompt(self.loaded.tokenizer, *pair) for pair in pairs]
 
     # Positions in the prompt
 
