@@ -173,19 +173,46 @@ def _unigram():
         vocab_size=150, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
     )
     backend.train_from_iterator(CAPTIONS, trainer)
+    backend.model = models.Unigram(_ordered(backend), unk_id=SPECIAL.index("<unk>"))
     return Kind(_wrapped(backend), _bytes_of(backend, _from_metaspace), True)
 
 
+def _ordered(unigram):
+    """(piece, score) of a trained Unigram model; training puts equal scores in any order."""
+    import json
+
+    vocabulary = json.loads(unigram.to_str())["model"]["vocab"]
+    n = len(SPECIAL)
+    rest = sorted(((piece, round(score, 6)) for piece, score in vocabulary[n:]), key=_by_score)
+    return [*map(tuple, vocabulary[:n]), *rest]
+
+
+def _by_score(entry):
+    piece, score = entry
+    return -score, piece
+
+
 def _word_piece():
-    """BERT: pieces that go on with a word are marked; punctuation stands alone."""
+    """BERT: pieces that go on with a word are marked; punctuation stands alone.
+
+    The pieces are learned as byte pairs are, because the trainer of WordPiece breaks ties by
+    chance; each may begin a word or go on with one.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    learner.train_from_iterator(CAPTIONS, trainers.BpeTrainer(vocab_size=75, show_progress=False))
+    learned = learner.get_vocab()
+    pieces = sorted(learned, key=learned.get)
+    vocabulary = [*SPECIAL, *pieces, *(f"##{piece}" for piece in pieces)]
+    backend = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="<unk>")
+    )
+    backend.normalizer, backend.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=SPECIAL, show_progress=False)
-    backend.train_from_iterator(CAPTIONS, trainer)
+    backend.add_special_tokens(SPECIAL)
 
     def write(piece):
         return (piece[2:] if piece.startswith("##") else f" {piece}").encode()

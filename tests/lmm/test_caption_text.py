@@ -283,5 +283,4 @@ def test_positions_in_captions_that_a_model_writes(model):
         np.testing.assert_array_equal(cut.indices, reps.indices)
         np.testing.assert_allclose(cut.Z, reps.Z, rtol=1e-3, atol=1e-4)
         assert cut.prefixes == reps.prefixes
-    # The trainers of some tokenizers break ties by chance, so "dog" is not written every time.
-    assert max(n_found) > 0
+    assert min(n_found[:2]) > 0
