@@ -20,6 +20,9 @@ FILLS = ("mean", "blur", "grey")
 SCORES = ("probability", "logit")
 # Of a batch; more are no faster on a CPU, and of a large model they would not fit.
 _MAX_POSITIONS, _MAX_ROWS = 2048, 16
+# Shares of the random orders that do as well as a map: up to here it is clearly better, and from
+# here on no better.
+_CLEAR, _CHANCE = 0.05, 0.2
 
 
 @dataclass(eq=False, repr=False)
@@ -68,6 +71,33 @@ class FaithfulnessCurves(Result):
             f"<FaithfulnessCurves of {self.word!r}: deletion {self.deletion_area:.3f}, insertion "
             f"{self.insertion_area:.3f}, {len(self.random_deletion)} random orders>"
         )
+
+    def verdict(self, curve="deletion"):
+        """Whether the map is better than random orders, in words.
+
+        A map that tells nothing ranks anywhere among them, so what counts is the share of them that
+        do as well: up to a twentieth the map is better, above a fifth it is no better.
+
+        Parameters
+        ----------
+        curve : {"deletion", "insertion"}, default="deletion"
+
+        Returns
+        -------
+        str
+            A sentence that begins with "Better", "Not clearly better" or "No better"; empty without
+            random orders.
+        """
+        area, random = getattr(self, f"{curve}_area"), getattr(self, f"random_{curve}_areas")
+        n = len(random)
+        if not n or not np.isfinite(area):
+            return ""
+        as_good = int(np.count_nonzero(random <= area if curve == "deletion" else random >= area))
+        if as_good <= _CLEAR * n:
+            better = f"all {n}" if as_good == 0 else f"{n - as_good} of {n}"
+            return f"Better than {better} random orders."
+        not_better = "No better" if as_good > _CHANCE * n else "Not clearly better"
+        return f"{not_better} than random orders: {as_good} of {n} do as well or better."
 
 
 def deletion_insertion(

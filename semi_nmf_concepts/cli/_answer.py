@@ -180,11 +180,10 @@ def _say(explanation):
             parts.append(f"relevancy of the image {first.shares[row, 0]:.0%}")
         if i in explanation.faithfulness:
             curves = explanation.faithfulness[i]
-            random = curves.random_deletion_areas
-            no_better = ", no better than chance" if curves.deletion_area >= random.min() else ""
-            parts.append(
-                f"deletion area {curves.deletion_area:.2f} (random {random.mean():.2f}{no_better})"
-            )
+            random, verdict = curves.random_deletion_areas.mean(), curves.verdict()
+            parts.append(f"deletion area {curves.deletion_area:.2f} (random {random:.2f})")
+            if not verdict.startswith("Better"):
+                parts.append(verdict[0].lower() + verdict[1:].rstrip("."))
         print(f"  {word.text}: {', '.join(parts)}")
     for name, reason in explanation.settings["left_out"].items():
         print(f"left out: {name}: {reason}")

@@ -30,9 +30,6 @@ _EXAMPLES = 5
 # Where a page would be too large, places are summed while there are more of an image, then words
 # are left out while there are more.
 _PLACES, _WORDS = 256, 12
-# Shares of the random orders that do as well as a map: up to here it is clearly better, and from
-# here on no better.
-_CLEAR, _CHANCE = 0.05, 0.2
 _LOW = 0.5  # share of a state below which what concepts explain of it is called little
 _THROUGH = {
     "language": ("the language model", "which image tokens and words the language model used"),
@@ -216,7 +213,7 @@ def _panel(name, note, curves, key):
     low = float(min(0.0, own.min(), random.min(initial=0.0)))
     high = float(max(own.max(), random.max(initial=0.0)))
     limits = (low, high if high > low else low + 1.0)
-    area = getattr(curves, f"{key}_area")
+    verdict = curves.verdict(key)
     return {
         "name": name,
         "note": note,
@@ -224,27 +221,12 @@ def _panel(name, note, curves, key):
         "random": [curve(curves.fractions, row, limits) for row in random],
         "low": number(limits[0]),
         "high": number(limits[1]),
-        "area": number(area),
+        "area": number(getattr(curves, f"{key}_area")),
         "random_area": mean_and_spread(areas),
         "n_random": int(areas.size),
-        **_verdict(area, areas if key == "deletion" else -areas, 1 if key == "deletion" else -1),
+        "verdict": verdict,
+        "is_chance": bool(verdict) and not verdict.startswith("Better"),
     }
-
-
-def _verdict(area, random, sign):
-    """Whether a map is better than random orders; both areas times `sign` are better where lower.
-
-    Where the map is as good as a random order, it ranks anywhere among them.
-    """
-    if not random.size or not is_number(area):
-        return {"verdict": "", "is_chance": False}
-    n, as_good = int(random.size), int(np.count_nonzero(random <= sign * area))
-    if as_good <= _CLEAR * n:
-        better = f"all {n}" if as_good == 0 else f"{n - as_good} of {n}"
-        return {"verdict": f"Better than {better} random orders.", "is_chance": False}
-    not_better = "No better" if as_good > _CHANCE * n else "Not clearly better"
-    said = f"{not_better} than random orders: {as_good} of {n} do as well or better."
-    return {"verdict": said, "is_chance": True}
 
 
 def _concepts(found, explanation):
