@@ -112,7 +112,7 @@ class Chat:
             lambda session: session.messages.clear(), [frame.session], [], **frame.queue(job=False)
         )
         outputs = [*self.crop, self.preview]
-        frame.on([self.image.select], corner, [self.image], outputs)
+        frame.on([self.image.select], corner, [self.image], outputs, every=True)
         if self.gallery is not None:
 
             def example(session, number, event: gr.SelectData):

@@ -179,16 +179,18 @@ class Frame:
                 False, label="Without attention sinks", elem_id="sinks", min_width=110
             )
 
-    def on(self, triggers, function, inputs, outputs, *, job=False):
+    def on(self, triggers, function, inputs, outputs, *, job=False, every=False):
         """Connect a handler; it is called with the session, the number of the answer, and `inputs`.
 
-        A `job` runs the model, and waits until no other does.
+        A `job` runs the model, and waits until no other does. With `every`, an event that comes
+        while the one before is still in work waits for it; it would be dropped otherwise.
         """
         return self.gr.on(
             triggers,
             reported(alone(function) if job else function),
             [self.session, self.answer, *inputs],
             outputs,
+            trigger_mode="multiple" if every else None,
             **self.queue(job),
         )
 

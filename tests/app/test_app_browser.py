@@ -120,7 +120,6 @@ def test_the_model_is_shown_the_crop(app):
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     for x, y in ((-56, -28), (56, 28)):  # opposite corners; the scene is shown in its own size
         page.mouse.click(middle[0] + x, middle[1] + y)
-        page.wait_for_timeout(300)
     source = app.sees_picture("#preview")
     with Image.open(io.BytesIO(page.request.get(source).body())) as preview:
         width, height = preview.size
