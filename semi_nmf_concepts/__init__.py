@@ -20,6 +20,9 @@ _HOMES = {
     "load_image_folder": "datasets",
     "load_karpathy": "datasets",
     "load_scenes": "datasets",
+    "RowBlocks": "streaming",
+    "open_codes": "streaming",
+    "open_rows": "streaming",
     "LMMTokenFeaturizer": "lmm",
     "TokenRepresentations": "lmm",
     "load_model": "lmm",
@@ -59,6 +62,7 @@ _HOMES = {
 }
 _SUBPACKAGES = (
     "datasets",
+    "streaming",
     "lmm",
     "decomposition",
     "metrics",

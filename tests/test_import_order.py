@@ -10,6 +10,7 @@ import semi_nmf_concepts
 ROOT = Path(semi_nmf_concepts.__file__).parent
 ORDER = (
     "datasets",
+    "streaming",
     "lmm",
     "decomposition",
     "metrics",
@@ -22,7 +23,7 @@ ORDER = (
     "__main__",
 )
 # Rooms that see less than all to their left, or stand outside the order (`testing`: check_lmm).
-LEFT = {"decomposition": (), "testing": ("lmm",)}
+LEFT = {"streaming": (), "decomposition": ("streaming",), "testing": ("lmm",)}
 # Inside functions alone: plot and to_html of results; the words that ConceptScorer scores.
 EXCEPTIONS = {
     ("grounding/_report.py", "report"),

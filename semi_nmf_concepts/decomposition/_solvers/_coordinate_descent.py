@@ -6,7 +6,7 @@ well from good codes, and copes with atoms that depend on each other.
 
 import numpy as np
 
-from ._compile import compiled
+from ..._compile import compiled
 
 #: Coordinate descent sweeps, which find the active set, between two exact solves on it.
 _SWEEPS_PER_SOLVE = 8

@@ -9,7 +9,7 @@ Gram matrix, where coordinate descent visits all K atoms in every sweep.
 
 import numpy as np
 
-from ._compile import compiled, inlined
+from ..._compile import compiled, inlined
 
 #: Most active atoms. Beyond, coordinate descent is faster, as it starts from the last codes.
 MAX_ACTIVE = 32

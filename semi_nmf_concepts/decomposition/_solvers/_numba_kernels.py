@@ -5,7 +5,7 @@ Importing this module imports numba; the rest of the package does so only when a
 
 import numpy as np
 
-from ._compile import compiled, inlined
+from ..._compile import compiled, inlined
 from ._coordinate_descent import descend
 from ._lawson_hanson import MAX_ACTIVE, solve_active_set
 

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load, save_file
 
-from semi_nmf_concepts.lmm._arrays import Blocks, file_digest, map_arrays, write_arrays
+from semi_nmf_concepts._safetensors import Blocks, file_digest, map_arrays, write_arrays
 
-DTYPES = st.sampled_from(["float64", "float32", "float16", "int64", "int32", "uint8", "bool"])
+DTYPES = st.sampled_from(
+    ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+)
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(max_dims=3, min_side=0, max_side=4))
 
 

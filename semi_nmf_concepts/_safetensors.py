@@ -9,21 +9,38 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from .._files import write_atomically
+from ._files import write_atomically
 
-_CODES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
+#: What NumPy has no type for: an array of its bit patterns, ``array["bits"]``.
+BFLOAT16 = np.dtype([("bits", "<u2")])
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": BFLOAT16,
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
 }
-_DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+class Place(NamedTuple):
+    """Where an array is in a file."""
+
+    dtype: np.dtype
+    shape: tuple
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ def _chunks(arrays):
         dtype = np.dtype(array.dtype)
         begin, end = end, end + int(np.prod(array.shape, dtype=np.int64)) * dtype.itemsize
         header[name] = {
-            "dtype": _CODES[dtype.name],
+            "dtype": _CODES[dtype],
             "shape": list(array.shape),
             "data_offsets": [begin, end],
         }
@@ -100,42 +117,47 @@ def map_arrays(path):
     ValueError
         If the file is not a whole one of this format.
     """
-    path = Path(path)
-    header, start = _header(path)
     arrays = {}
-    for name, entry in header.items():
-        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    for name, (dtype, shape, offset) in find_arrays(path).items():
         if 0 in shape:  # there is nothing to map
             arrays[name] = np.empty(shape, dtype)
         else:
-            offset = start + entry["data_offsets"][0]
             arrays[name] = np.memmap(path, dtype, mode="c", offset=offset, shape=shape)
     return arrays
 
 
-def _header(path):
-    """(name -> entry, offset of the first array); the entries fit the file."""
+def find_arrays(path):
+    """Name -> `Place` of the arrays of a file, from its header.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a whole one of this format.
+    """
+    path = Path(path)
     n_bytes = path.stat().st_size
     with open(path, "rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
         if n_bytes < 8 or n_header > n_bytes - 8:
             raise ValueError(f"{path} is cut off.")
-        try:
-            header = json.loads(file.read(n_header))
-            header.pop("__metadata__", None)
-            ends = [0]
-            for entry in header.values():
-                begin, end = entry["data_offsets"]
-                n_items = int(np.prod(entry["shape"], dtype=np.int64))
-                if end - begin != n_items * _DTYPES[entry["dtype"]].itemsize or begin < 0:
-                    raise ValueError("an array has another size than its shape says")
-                ends.append(end)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no safetensors file: {error!r}.") from error
-    start = 8 + n_header
+        text = file.read(n_header)
+    start, ends, places = 8 + n_header, [0], {}
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            n_items = int(np.prod(shape, dtype=np.int64))
+            if end - begin != n_items * dtype.itemsize or begin < 0:
+                raise ValueError("an array has another size than its shape says")
+            ends.append(end)
+            places[name] = Place(dtype, shape, start + begin)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no safetensors file: {error!r}.") from error
     if start + max(ends) != n_bytes:
         raise ValueError(f"{path} is cut off or has more than its header says.")
-    return header, start
+    return places
 
 
 def file_digest(path):
