@@ -29,6 +29,16 @@ def add_extract(commands):
     command.add_argument("--split", help="with --karpathy: train (default), val, test, restval")
     command.add_argument("--out", type=Path, required=True, help="folder for the states")
     command.add_argument(
+        "--no-join",
+        action="store_true",
+        help="leave the states in pieces, for runs of tens of gigabytes",
+    )
+    command.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="let the workers of a Dask cluster run the model: address of the scheduler",
+    )
+    command.add_argument(
         "--tokens", type=listed(str), help="words of interest, joined by commas: dog,cat"
     )
     command.add_argument(
@@ -87,6 +97,8 @@ def run_extract(args):
         "token": args.tokens or [None],
         "layer": args.layers,
         "out": args.out,
+        "join": not args.no_join,
+        "client": args.dask,
     }
     with clock("model, captions, states"):
         results = featurizer.extract(data.images, data.captions, on_empty="keep", **asked)

@@ -271,6 +271,8 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         token=None,
         layer=None,
         out=None,
+        join=True,
+        client=None,
         on_empty="raise",
     ):
         """Representations of the samples that are about the token, with captions and provenance.
@@ -298,6 +300,16 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             called again with the same arguments, and gives the same bytes as one that was not; one
             that has ended returns its results at once. `TokenRepresentations.load(out)` reads them
             (with several tokens or layers: one folder each, named in ``out/manifest.json``).
+        join : bool, default=True
+            Whether the pieces are copied into one file for each token and layer at the end. False:
+            they stay, as the only copy of the states, and `Z` of the results is a
+            :class:`~semi_nmf_concepts.streaming.RowBlocks`, which is read piece by piece: for runs
+            of tens of gigabytes. A finished folder can be joined later by a call with True.
+        client : distributed.Client or str, default=None
+            A client of a Dask cluster, or the address of its scheduler: its workers run the model,
+            each on other pieces, instead of this process. They must see `out`, the image files and
+            a model in a folder under the same paths. Images in memory are sent piece by piece; a
+            lazy sequence must be picklable. Needs the extra ``dask``.
         on_empty : {"raise", "keep"}, default="raise"
             What to do where no sample of a token is kept: an error, or representations without
             rows, so that the other tokens of the pass are not lost.
@@ -313,16 +325,22 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
         NoSampleKeptError
             A ValueError: no sample is kept; the message says which words do occur.
         ValueError
-            Where `out` holds another extraction or something else, or another process is using it;
-            and as for :meth:`transform`.
+            Where `out` holds another extraction or something else, or another process is using it,
+            where workers do not agree about the model; and as for :meth:`transform`.
+        ConnectionError, TimeoutError
+            Where no cluster is reachable through `client`, or it has no workers.
+        FileNotFoundError
+            Where a worker does not see `out`, or other image files than this process does.
         """
         self._validate_params()
         if on_empty not in ("raise", "keep"):
             raise ValueError(f"on_empty must be 'raise' or 'keep', got {on_empty!r}.")
+        _check_folder_options(out, join, client)
         tokens, many_tokens = _listed(self.token if token is None else token, "token")
         layers, many_layers = _listed(self.layer if layer is None else layer, "layer")
         run = self._prepare(X, captions, tokens, layers, prompts)
-        find = self._in_memory if out is None else partial(self._in_folder, out)
+        in_folder = partial(self._in_folder, out, join, client)
+        find = self._in_memory if out is None else in_folder
         results = find(run, on_empty)
         if self.verbose >= 2:
             print(*(reps.summary() for reps in results.values()), sep="\n", file=sys.stderr)
@@ -418,25 +436,36 @@ class LMMTokenFeaturizer(TransformerMixin, BaseEstimator):
             results[key] = representations(run, tables, key, Z)
         return results
 
-    def _in_folder(self, out, run, on_empty):
+    def _in_folder(self, out, join, client, run, on_empty):
         """The same, through shards in the folder `out`."""
+        from ._dask_extraction import cluster_of
         from ._shards import ShardFolder
 
-        with ShardFolder(out, run) as folder:
-            if folder.complete:  # by a call that may have allowed more than this one
-                results = folder.results()
-                self._check_kept(run, tables_of(results, run.request), on_empty, self.on_error)
-                return results
-            missing = folder.missing(self.on_error)
-            n = len(run.images)
-            n_done = n - sum(stop - start for start, stop in missing)
-            if missing:
-                with progress_bar(n, n_done, verbose=self.verbose) as progress:
-                    folder.fill(missing, on_error=self.on_error, progress=progress)
-            tables = folder.tables()
-            self._check_kept(run, tables, on_empty)
-            folder.finish(tables, self._width)
-            return folder.results()
+        with cluster_of(client) as cluster:
+            if cluster is not None:
+                cluster.identify(run)
+            with ShardFolder(out, run) as folder:
+                missing = folder.missing(self.on_error)
+                results = None if missing else folder.finished(join=join)
+                if results is not None:  # of a call that may have allowed more than this one
+                    self._check_kept(run, tables_of(results, run.request), on_empty, self.on_error)
+                    return results
+                if cluster is not None:
+                    cluster.describe(run)
+                if missing:
+                    self._fill(folder, missing, cluster)
+                tables = folder.tables()
+                self._check_kept(run, tables, on_empty)
+                folder.finish(tables, self._width, join=join)
+                return folder.results()
+
+    def _fill(self, folder, missing, cluster):
+        """Compute the shards that are missing, here or by the workers of a cluster."""
+        fill = folder.fill if cluster is None else partial(cluster.fill, folder)
+        n = folder.n_samples
+        n_done = n - sum(stop - start for start, stop in missing)
+        with progress_bar(n, n_done, verbose=self.verbose) as progress:
+            fill(missing, on_error=self.on_error, progress=progress)
 
     @staticmethod
     def _check_kept(run, tables, on_empty, on_error="skip"):
@@ -472,6 +501,16 @@ def _listed(value, name):
     if not values:
         raise ValueError(f"{name} must not be an empty list.")
     return values, True
+
+
+def _check_folder_options(out, join, client):
+    if not isinstance(join, (bool, np.bool_)):
+        raise TypeError(f"join must be True or False, got {join!r}.")
+    given = [name for name, is_given in (("join=False", not join), ("client=", client)) if is_given]
+    if out is None and given:
+        raise ValueError(
+            f"{' and '.join(given)} needs out=, the folder that the states are written into."
+        )
 
 
 def _check_layers(layers):

@@ -187,6 +187,7 @@ def _is_missing(entry):
 
 def name_of(item, index):
     """How messages call an image."""
+    item = getattr(item, "given", item)  # a path that is read under another name
     if isinstance(item, Image.Image):
         item = getattr(item, "filename", None) or None
     if isinstance(item, (str, os.PathLike)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .._files import write_atomically
-from ._arrays import Blocks, file_digest, map_arrays, write_arrays
+from .._safetensors import Blocks, file_digest, map_arrays, write_arrays
 
 _ARRAYS = ("Z", "indices", "positions", "token_probability", "missing")
 _TEXTS = (
@@ -24,6 +24,8 @@ _TEXTS = (
 _FILES = ("representations.safetensors", "representations.json")
 # Written by `extract(out=...)`, which may hold several representations or none yet.
 MANIFEST = "manifest.json"
+# Names the shards that have the states, where these are in no file of their own.
+ROWS = "rows.json"
 
 
 class NoSampleKeptError(ValueError):
@@ -51,9 +53,11 @@ class TokenRepresentations:
 
     Attributes
     ----------
-    Z : ndarray of shape (m, width), float32
+    Z : ndarray or RowBlocks of shape (m, width), float32
         The states. After `load`, and from `extract(out=...)`, it is mapped from the file: parts are
-        read when they are used.
+        read when they are used. From `extract(out=..., join=False)` it is a
+        :class:`~semi_nmf_concepts.streaming.RowBlocks`, which decomposers take as it is, which is
+        indexed like an array, and of which ``numpy.asarray`` makes one.
     indices : ndarray of shape (m,), int
         Position of every row in X, ascending.
     captions : list of str
@@ -169,13 +173,7 @@ class TokenRepresentations:
         OSError
             If the folder cannot be written; the message names the file.
         """
-        folder = Path(folder).expanduser()
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays = {k: v if isinstance(v, Blocks) else np.asarray(v) for k, v in arrays.items()}
-        texts = {name: getattr(self, name) for name in _TEXTS}
-        texts["arrays_sha256"] = write_arrays(folder / _FILES[0], arrays)
-        # The JSON last: its checksum then tells a finished save from an interrupted one.
-        write_atomically(folder / _FILES[1], json.dumps(texts, indent=1))
+        _write(self, folder, _ARRAYS)
 
     @classmethod
     def load(cls, folder, *, verify=True):
@@ -185,37 +183,99 @@ class TokenRepresentations:
         ----------
         folder : path-like
         verify : bool, default=True
-            Whether to compare the checksum of the arrays. This reads the whole file once (the
-            memory does not fill), about a second per gigabyte.
+            Whether to compare the checksum of the arrays, and of the shards where the states are in
+            these. This reads the files once (the memory does not fill), about a second per
+            gigabyte.
 
         Returns
         -------
         TokenRepresentations
-            `Z` is mapped from the file; it may be changed in memory, the file stays as it is.
+            `Z` is mapped from the file; it may be changed in memory, the file stays as it is. A
+            `RowBlocks` over shards can only be read.
 
         Raises
         ------
         ValueError
             If the folder holds no saved representations, several, damaged ones, or those of a run
-            that has not ended.
+            that has not ended; if a shard with states is missing or damaged, which is named.
         """
-        folder = Path(folder).expanduser()
-        path = folder / _FILES[0]
-        try:
-            texts = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
-            checksum = texts.pop("arrays_sha256")
-            failed = {int(index): message for index, message in texts.pop("failed", {}).items()}
-            damaged = verify and file_digest(path) != checksum
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(_nothing_saved(folder, error)) from error
-        if damaged:
-            raise ValueError(
-                f"the token representations in {str(folder)!r} are damaged or half saved; "
-                "make them again, in a new folder or after removing these files."
-            )
-        arrays = map_arrays(path)
-        small = {name: np.array(arrays[name]) for name in _ARRAYS if name != "Z"}
-        return cls(Z=arrays["Z"], **small, **texts, failed=failed)
+        return read_results(folder, verify=verify, verify_shards=verify)
+
+
+def _write(representations, folder, names):
+    """Arrays of these names, and all texts."""
+    folder = Path(folder).expanduser()
+    arrays = {name: _writable(getattr(representations, name)) for name in names}
+    texts = {name: getattr(representations, name) for name in _TEXTS}
+    texts["arrays_sha256"] = write_arrays(folder / _FILES[0], arrays)
+    # The JSON last: its checksum then tells a finished save from an interrupted one.
+    write_atomically(folder / _FILES[1], json.dumps(texts, indent=1))
+
+
+def _writable(array):
+    if isinstance(array, Blocks):
+        return array
+    if hasattr(array, "blocks"):  # RowBlocks: not in memory as a whole
+        return Blocks(array.shape, array.dtype, lambda: (block for _, block in array.blocks()))
+    return np.asarray(array)
+
+
+def write_without_states(representations, folder):
+    """What `TokenRepresentations.save` writes, where rows.json tells which shards have Z."""
+    _write(representations, folder, [name for name in _ARRAYS if name != "Z"])
+
+
+def read_results(folder, *, verify=True, verify_shards=True):
+    """`TokenRepresentations.load`, with a choice for the shards."""
+    folder = Path(folder).expanduser()
+    path = folder / _FILES[0]
+    try:
+        texts = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
+        checksum = texts.pop("arrays_sha256")
+        failed = {int(index): message for index, message in texts.pop("failed", {}).items()}
+        damaged = verify and file_digest(path) != checksum
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_nothing_saved(folder, error)) from error
+    if damaged:
+        raise ValueError(
+            f"the token representations in {str(folder)!r} are damaged or half saved; "
+            "make them again, in a new folder or after removing these files."
+        )
+    arrays = map_arrays(path)
+    small = {name: np.array(arrays[name]) for name in _ARRAYS if name != "Z"}
+    Z = arrays["Z"] if "Z" in arrays else _rows_of_shards(folder, verify_shards)
+    if len(Z) != len(small["indices"]):
+        raise ValueError(
+            f"{folder / ROWS} lists {len(Z)} rows, but there are {len(small['indices'])} samples: "
+            f"its files do not belong together; {_MAKE_AGAIN}"
+        )
+    return TokenRepresentations(Z=Z, **small, **texts, failed=failed)
+
+
+_MAKE_AGAIN = "call extract with the same arguments again, and it makes what is missing."
+
+
+def _rows_of_shards(folder, verify):
+    """The states that rows.json lists."""
+    from ..streaming import open_rows
+    from ._shard_files import read_shard
+
+    try:
+        index = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+        files = [folder / entry["file"] for entry in index["files"]]
+        shape, dtype = (0, int(index["n_features"])), np.dtype(index["dtype"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / ROWS} is damaged or not there; {_MAKE_AGAIN}") from error
+    if not files:
+        return np.empty(shape, dtype)
+    try:
+        rows = open_rows(folder)
+    except (OSError, ValueError) as error:  # names the shard
+        raise ValueError(f"{str(error).rstrip('.')}; {_MAKE_AGAIN}") from error
+    for path in files if verify else ():
+        if read_shard(path) is None:
+            raise ValueError(f"the shard {path} is damaged; {_MAKE_AGAIN}")
+    return rows
 
 
 # How the summary puts the reasons.

@@ -14,6 +14,7 @@ from numbers import Integral
 
 from ._handle import ModelHandle
 from ._images import ON_ERROR_ADVICE, ImageReadError, name_of
+from ._loading import resolved_dtype
 from ._prompt import ImagesRefusedError
 from ._reading import MAX_WAITING_PIXELS, Reader
 from ._words import word_forms
@@ -72,6 +73,29 @@ class Run:
         from ._states import StateCollector
 
         return StateCollector(self.handle.loaded, self.request)
+
+    @cached_property
+    def model_identity(self):
+        """Which model it is, at which precision, as far as that is known before it is read."""
+        return {"model": self.handle.fingerprint, "dtype": resolved_dtype(self.handle)}
+
+    @cached_property
+    def facts(self):
+        """What results say about the model and what it is run with (JSON types).
+
+        Another process that runs the model can tell: then it is not read in this one.
+        """
+        loaded, layers, n = self.collector.loaded, self.request.layers, self.handle.n_layers
+        return {
+            "commit": self.handle.commit,
+            "fingerprint": self.handle.fingerprint,
+            "modules": [self.collector.modules[layer] for layer in layers],
+            "layers": [layer % n if isinstance(layer, Integral) else layer for layer in layers],
+            "prompt": self.collector.prompt,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "image_processor": loaded.image_processor_name,
+            "versions": dict(versions()),
+        }
 
     @cached_property
     def cache(self):
@@ -271,25 +295,26 @@ class Run:
         """Everything needed to compute the records of `token` and `layer` again (JSON types)."""
         from .. import __version__
 
-        request, own_prompts = self.request, self.prompts is not None
+        request, own_prompts, facts = self.request, self.prompts is not None, self.facts
+        which = request.layers.index(layer)
         return {
             "package_version": __version__,
             "model": self.handle.model,
             "revision": self.handle.revision,
-            "commit": self.handle.commit,
-            "fingerprint": self.handle.fingerprint,
-            "module": self.collector.modules[layer],
-            "layer": layer % self.handle.n_layers if isinstance(layer, Integral) else layer,
+            "commit": facts["commit"],
+            "fingerprint": facts["fingerprint"],
+            "module": facts["modules"][which],
+            "layer": facts["layers"][which],
             "token": token,
             "forms": None if token is None else list(word_forms(token, request.forms)),
-            "prompt": None if own_prompts else self.collector.prompt,
+            "prompt": None if own_prompts else facts["prompt"],
             **({"prompts_sha256": text_digest(self.prompts)} if own_prompts else {}),
             "position": request.position,
             "stop": request.stop,
             "max_new_tokens": request.max_new_tokens,
-            "dtype": str(self.collector.loaded.dtype).removeprefix("torch."),
-            "image_processor": self.collector.loaded.image_processor_name,
-            "versions": dict(versions()),
+            "dtype": facts["dtype"],
+            "image_processor": facts["image_processor"],
+            "versions": dict(facts["versions"]),
         }
 
 

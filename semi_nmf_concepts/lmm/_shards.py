@@ -8,30 +8,30 @@ While a run is under way the folder holds::
 
 A shard appears whole or not at all, says what it belongs to, and what is in it depends on the
 samples of the shard alone: batches never reach over its end. So a run that goes on computes exactly
-what the first one would have. At the end the shards are joined into one `TokenRepresentations` for
-each token and layer, the manifest says "complete", and the shards are removed.
+what the first one would have, and several processes may compute shards at a time. At the end the
+shards are joined into one `TokenRepresentations` for each token and layer, the manifest says
+"complete", and the shards are removed. Where they are not to be joined they stay, and the folder of
+each token and layer has, instead of the states, a list of the shards that hold them (rows.json).
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import filelock
 import numpy as np
 
 from .._files import write_atomically
-from ._arrays import Blocks, map_arrays, write_arrays
+from .._safetensors import Blocks, map_arrays
 from ._images import ON_ERROR_ADVICE, ImageReadError
-from ._loading import resolved_dtype
-from ._representations import MANIFEST, TokenRepresentations
+from ._representations import MANIFEST, ROWS, read_results, write_without_states
 from ._run import text_digest
 from ._samples import digest_of_items, digest_of_sizes
-from ._selection import Part, Tables, TokenTable, representations
+from ._selection import Tables, TokenTable, representations
+from ._shard_files import array_name, full_parts, read_shard, write_shard
 
 _FORMAT = 1
 # Samples of a shard, about: what a stopped run may have to do again, and what is in memory at once.
@@ -94,6 +94,11 @@ class ShardFolder:
     def complete(self):
         """Whether everything is done."""
         return self.manifest["status"] == "complete"
+
+    @property
+    def joined(self):
+        """Whether the results are files of their own, or, once complete, stay in the shards."""
+        return self.manifest.get("joined", True)
 
     def _manifest(self):
         identity, path = json.loads(json.dumps(_identity(self.run))), self.folder / MANIFEST
@@ -184,7 +189,7 @@ class ShardFolder:
         return [(i, min(i + size, self.n_samples)) for i in range(0, self.n_samples, size)]
 
     def missing(self, on_error):
-        """The ranges whose shards are not there, or not whole.
+        """The ranges whose shards are not there, or not whole; none once shards are joined.
 
         Raises
         ------
@@ -192,7 +197,7 @@ class ShardFolder:
             If `on_error` is "raise" and an earlier call, with "skip", left an image out.
         """
         missing = []
-        for bounds in self.ranges():
+        for bounds in () if self.complete and self.joined else self.ranges():
             content = self._read(*bounds)
             if content is None:
                 missing.append(bounds)
@@ -200,10 +205,11 @@ class ShardFolder:
                 raise ImageReadError(next(iter(content.failed.values())), ON_ERROR_ADVICE)
         return missing
 
-    def _path(self, start):
+    def shard_path(self, start):
+        """The file of the shard that begins with a sample."""
         return self.folder / _SHARDS / f"{start // self.manifest['shard_size']:06d}.safetensors"
 
-    def _owner(self, start, stop):
+    def owner(self, start, stop):
         """What a shard belongs to; of another one, or of files that have changed, nothing is used.
 
         The sizes of files are those when they were first asked for in this call: a file that
@@ -214,51 +220,25 @@ class ShardFolder:
             self._owners[start, stop] = [self.manifest["identity"], start, stop, sizes]
         return self._owners[start, stop]
 
-    def write(self, part):
-        """Keep the shard of a part."""
-        states = [part.states(key) for key in self.run.request.keys]
-        arrays = {f"Z{i}": Z for i, Z in enumerate(states) if Z is not None}
-        content = {"owner": self._owner(part.start, part.stop), **asdict(part.tables())}
-        texts = json.dumps(content).encode()
-        digest = hashlib.sha256(texts)
-        for Z in arrays.values():
-            digest.update(np.ascontiguousarray(Z).data)
-        arrays["texts"] = np.frombuffer(texts, np.uint8)
-        arrays["sha256"] = np.frombuffer(digest.digest(), np.uint8)
-        write_arrays(self._path(part.start), arrays)
-
     def _read(self, start, stop):
         """Tables of a shard, or None if it is not there, damaged, or not of these samples."""
-        try:
-            arrays = map_arrays(self._path(start))
-            texts = arrays.pop("texts").tobytes()
-            expected = arrays.pop("sha256").tobytes()
-        except (OSError, ValueError, KeyError):
+        content = read_shard(self.shard_path(start))
+        if content is None or content.get("owner") != self.owner(start, stop):
             return None
-        digest = hashlib.sha256(texts)
-        for Z in arrays.values():
-            digest.update(Z.data)
-        if digest.digest() != expected:
-            return None
-        content = json.loads(texts)
-        return _tables(content) if content.get("owner") == self._owner(start, stop) else None
+        return _tables(content)
 
     def fill(self, ranges, *, on_error, progress):
         """Compute the shards of `ranges`."""
-        self._check_image_processor()
-        parts = (Part(self.run, *bounds) for bounds in ranges)
-        part = next(parts)
-        records = self.run.records(ranges, on_error=on_error, progress=progress)
-        with contextlib.closing(records):  # an error here ends the threads that read, too
-            for index, outcome in records:
-                part.add(index, outcome)
-                if part.full:  # at once: the next sample may be one that ends the run
-                    self.write(part)
-                    part = next(parts, None)
+        self.check_image_processor()
+        parts = full_parts(self.run, ranges, on_error=on_error, progress=progress)
+        with contextlib.closing(parts):
+            for part in parts:
+                owner = self.owner(part.start, part.stop)
+                write_shard(self.shard_path(part.start), part, owner)
 
-    def _check_image_processor(self):
+    def check_image_processor(self):
         """A model may have two, and one run must not mix their pixels."""
-        name = self.run.collector.loaded.image_processor_name
+        name = self.run.facts["image_processor"]
         known = self.manifest.get("image_processor", name)
         if known != name:
             what = f"image processor ({known!r}, now {name!r}: is torchvision installed?)"
@@ -274,45 +254,106 @@ class ShardFolder:
             content = self._read(*bounds)
             if content is None:
                 raise ValueError(
-                    f"{self._path(bounds[0])} was changed while the run was under way; call "
+                    f"{self.shard_path(bounds[0])} was changed while the run was under way; call "
                     "extract again, and it goes on."
                 )
             whole.extend(content)
         return whole
 
-    def finish(self, tables, width):
-        """Join the shards; `width` gives the number of features of a layer without samples."""
-        for key, name in self._result_folders().items():
-            Z = self._blocks(key, tables, width)
-            representations(self.run, tables, key, Z).save(self.folder / name)
-            _to_disk(self.folder / name)
-        self._write_manifest({**self.manifest, "status": "complete", "sizes": self._sizes})
+    def finish(self, tables, width, *, join):
+        """Make the results of the shards.
 
-    def _blocks(self, key, tables, width):
+        Parameters
+        ----------
+        tables : Tables
+            Of all samples.
+        width : callable
+            Gives the number of features of a layer without samples.
+        join : bool
+            Whether the states are copied into one file for each result.
+        """
+        if self.complete:  # and is to be joined now, which may be interrupted
+            self._write_manifest({**self.manifest, "status": "running"})
+        for key, name in self._result_folders().items():
+            folder, states = self.folder / name, self._states(key, tables, width)
+            result = representations(self.run, tables, key, states)
+            if join:
+                result.save(folder)
+                (folder / ROWS).unlink(missing_ok=True)
+            else:
+                write_atomically(folder / ROWS, json.dumps(self._index(key, states), indent=1))
+                write_without_states(result, folder)
+            _to_disk(folder)
+        if not join:
+            _to_disk(self.folder / _SHARDS)
+        done = {"status": "complete", "joined": join, "sizes": self._sizes}
+        self._write_manifest({**self.manifest, **done})
+
+    def _states(self, key, tables, width):
         token = self.run.request.asked_tokens.index(key[0])
-        n_kept, name = len(tables.tokens[token].indices), f"Z{self.run.request.keys.index(key)}"
+        n_kept = len(tables.tokens[token].indices)
 
         def make():
-            for start, _ in self.ranges():
-                # Checked by `tables`: the sum over all arrays, for each of many keys, takes long.
-                arrays = map_arrays(self._path(start))
-                if name in arrays:
-                    yield arrays[name]
+            return (Z for _, Z in self._arrays(key))
 
         first = next(make(), None)
         n_features = width(key[1]) if first is None else first.shape[1]
         return Blocks((n_kept, n_features), np.dtype(np.float32), make)
 
+    def _arrays(self, key):
+        """Pairs of a shard and its states of a key, mapped from the file, where it has some."""
+        name = self._array_name(key)
+        for start, _ in self.ranges():
+            # Checked by `tables`: the sum over all arrays, for each of many keys, takes long.
+            path = self.shard_path(start)
+            arrays = map_arrays(path)
+            if name in arrays:
+                yield path, arrays[name]
+
+    def _array_name(self, key):
+        return array_name(self.run.request.keys.index(key))
+
+    def _index(self, key, states):
+        """Which rows of a result are in which shard (JSON types)."""
+        folder = self.folder / self._result_folders()[key]
+        return {
+            "format": 1,
+            "array": self._array_name(key),
+            "dtype": states.dtype.name,
+            "n_features": states.shape[1],
+            "files": [
+                {"file": Path(os.path.relpath(path, folder)).as_posix(), "n_rows": len(Z)}
+                for path, Z in self._arrays(key)
+            ],
+        }
+
+    def finished(self, *, join):
+        """The results of a run that has ended, or None where there is something left to do.
+
+        No shard is missing.
+        """
+        if not self.complete or (join and not self.joined):
+            return None
+        if self.joined:
+            return self.results()
+        # What is damaged besides the shards is made of them again.
+        with contextlib.suppress(ValueError):
+            return self.results()
+
     def results(self):
-        """Key -> TokenRepresentations, mapped from the files."""
+        """Key -> TokenRepresentations, mapped from the files.
+
+        Shards are not checked: `missing` has read them.
+        """
         results = {}
         for key, name in self._result_folders().items():
-            results[key] = one = TokenRepresentations.load(self.folder / name)
+            results[key] = one = read_results(self.folder / name, verify_shards=False)
             first = next(iter(results.values()))
             if one.all_captions == first.all_captions:  # the same texts in memory once
                 one.all_captions = first.all_captions
-        # Not before the results have been read; those of a run stopped at this point as well.
-        shutil.rmtree(self.folder / _SHARDS, ignore_errors=True)
+        if self.joined:
+            # Not before the results have been read; those of a run stopped at this point as well.
+            shutil.rmtree(self.folder / _SHARDS, ignore_errors=True)
         return results
 
 
@@ -329,8 +370,7 @@ def _identity(run):
     """What two calls must have in common to be the same extraction (JSON types)."""
     request = run.request
     return {
-        "model": run.handle.fingerprint,
-        "dtype": resolved_dtype(run.handle),
+        **run.model_identity,
         "token": list(request.tokens),
         "layer": list(request.layers),
         "forms": request.forms,

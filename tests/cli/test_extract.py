@@ -2,6 +2,8 @@
 
 import json
 
+import dask
+import numpy as np
 import pytest
 
 from semi_nmf_concepts import cli
@@ -114,6 +116,39 @@ def test_wrong_commands(changes, message, command, capsys):
 def test_another_run_in_the_folder(command, capsys):
     assert cli.main([*command(), "--quiet"]) == 0
     assert "holds another extraction: it differs in token" in fails(command(tokens="red"), capsys)
+
+
+def test_states_in_pieces(command, tmp_path, capsys, n_run):
+    assert cli.main([*command(), "--no-join", "--quiet"]) == 0
+    assert "of 12 samples kept" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 1
+    pieces = TokenRepresentations.load(tmp_path / "out")
+    Z = np.asarray(pieces.Z)
+    assert cli.main([*command(), "--quiet"]) == 0  # joins them
+    assert n_run() == 12
+    assert not (tmp_path / "out" / "shards").exists()
+    np.testing.assert_array_equal(TokenRepresentations.load(tmp_path / "out").Z, Z)
+
+
+def test_workers_of_a_cluster(command, tmp_path, capsys):
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        asked = [*command(), "--quiet", "--dask", cluster.scheduler_address]
+        assert cli.main(asked) == 0
+    assert "of 12 samples kept" in capsys.readouterr().out
+    assert cli.main([*command(out=tmp_path / "alone"), "--quiet"]) == 0
+    of_both = [tmp_path / name / "representations.json" for name in ("out", "alone")]
+    assert of_both[0].read_bytes() == of_both[1].read_bytes()
+
+
+def test_no_cluster_at_the_address(command, capsys):
+    with dask.config.set({"semi_nmf_concepts.wait-for-workers": "0.3s"}):
+        said = fails(command(dask="tcp://127.0.0.1:9"), capsys)
+    assert "no Dask scheduler can be reached at 'tcp://127.0.0.1:9'" in said
+    assert "is no address of a Dask scheduler" in fails(command(dask="a//b"), capsys)
 
 
 def test_words_that_never_occur(command, capsys):

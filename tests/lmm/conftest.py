@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from semi_nmf_concepts.lmm import LMMTokenFeaturizer
+from tests._dask_cluster import client, cluster  # noqa: F401 - fixtures
 from tests._families._marks import build  # noqa: F401 - a fixture
 from tests._tiny_llava import build_tiny_llava, tiny_images
 

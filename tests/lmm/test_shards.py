@@ -13,7 +13,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from semi_nmf_concepts.decomposition import SemiNMFConcepts
-from semi_nmf_concepts.lmm import NoSampleKeptError, TokenRepresentations, _shards
+from semi_nmf_concepts.lmm import (
+    NoSampleKeptError,
+    TokenRepresentations,
+    _shard_files,
+    _shards,
+)
 
 ARRAYS = ("Z", "indices", "positions", "token_probability", "missing")
 TEXTS = ("captions", "all_captions", "prefixes", "token", "layer", "module", "dropped", "failed")
@@ -119,7 +124,7 @@ class _StoppedError(Exception):
 
 def stop_after(monkeypatch, n):
     """The run ends with an error when `n` files have been written whole."""
-    write, written = _shards.write_arrays, []
+    write, written = _shard_files.write_arrays, []
 
     def stopped(path, arrays):
         if len(written) == n:
@@ -127,7 +132,7 @@ def stop_after(monkeypatch, n):
         written.append(path)
         return write(path, arrays)
 
-    monkeypatch.setattr(_shards, "write_arrays", stopped)
+    monkeypatch.setattr(_shard_files, "write_arrays", stopped)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
@@ -548,6 +553,162 @@ def test_progress_and_summary(make, files, word, tmp_path, capfd):
     said = capfd.readouterr().err
     assert "26/26" in said and "image/s" in said
     assert f"token {word!r}, layer 3:" in said
+
+
+def test_shards_may_stay_the_only_copy(make, files, words, tmp_path, n_run):
+    featurizer, out = make(token=None, batch_size=4), tmp_path / "out"
+    asked = {"token": [*words[:2], "zebra"], "layer": [0, "final_norm"], "on_empty": "keep"}
+    plain = featurizer.extract(files, **asked)
+    n = n_run()
+    for _ in range(2):  # made, and found again
+        inside = featurizer.extract(files, **asked, out=out, join=False)
+        assert n_run() == n + len(files)
+        for key, reps in plain.items():
+            assert_same(inside[key], reps)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    shards = {path: path.read_bytes() for path in (out / "shards").iterdir()}
+    assert len(shards) == 4
+    for entry in manifest["results"]:
+        folder, reps = out / entry["folder"], plain[entry["token"], entry["layer"]]
+        loaded = TokenRepresentations.load(folder)
+        assert_same(loaded, reps)
+        assert not isinstance(loaded.Z, np.ndarray) or len(loaded.Z) == 0
+        assert "Z" not in load_file(folder / "representations.safetensors")
+        index = json.loads((folder / "rows.json").read_text())
+        assert (index["format"], index["dtype"], index["n_features"]) == (1, "float32", 32)
+        assert all(file["n_rows"] for file in index["files"])
+        rows = [load_file(folder / file["file"])[index["array"]] for file in index["files"]]
+        assert [len(Z) for Z in rows] == [file["n_rows"] for file in index["files"]]
+        np.testing.assert_array_equal(np.concatenate(rows or [reps.Z]), reps.Z)
+    loaded = TokenRepresentations.load(out / manifest["results"][0]["folder"])
+    loaded.save(tmp_path / "copy")
+    assert_same(TokenRepresentations.load(tmp_path / "copy"), loaded)
+
+    joined = featurizer.extract(files, **asked, out=out)  # later, from the shards
+    assert n_run() == n + len(files)
+    featurizer.extract(files, **asked, out=tmp_path / "at-once")
+    assert contents(out) == contents(tmp_path / "at-once")
+    again = featurizer.extract(files, **asked, out=out, join=False)
+    for key, reps in plain.items():
+        assert_same(joined[key], reps)
+        assert_same(again[key], reps)
+        assert isinstance(again[key].Z, np.ndarray)
+
+
+def test_a_single_result_over_shards_is_in_the_folder_itself(make, files, word, tmp_path):
+    from semi_nmf_concepts.streaming import open_rows
+
+    reps = make(token=word, batch_size=4).extract(files, out=tmp_path, join=False)
+    index = json.loads((tmp_path / "rows.json").read_text())
+    assert index["files"][0]["file"] == "shards/000000.safetensors"
+    np.testing.assert_array_equal(np.asarray(open_rows(tmp_path)), np.asarray(reps.Z))
+    assert reps.Z.shape == (len(reps), 32) and reps.Z.dtype == np.float32
+    np.testing.assert_array_equal(reps.Z[[2, 0]], np.asarray(reps.Z)[[2, 0]])
+    assert "of 26 samples kept" in repr(reps)
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path.unlink(), "000001.safetensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "000001.safetensors"),
+        (damage, "the shard .*000001.safetensors is damaged"),
+    ],
+    ids=["missing", "truncated", "damaged"],
+)
+def test_a_shard_that_is_lost_is_named_and_made_again(
+    harm, message, make, files, word, tmp_path, n_run
+):
+    featurizer = make(token=word, batch_size=4)
+    whole = featurizer.extract(files, out=tmp_path, join=False)
+    n, before = n_run(), contents(tmp_path)
+    harm(tmp_path / "shards" / "000001.safetensors")
+    with pytest.raises(ValueError, match=message + ".*call extract with the same arguments again"):
+        TokenRepresentations.load(tmp_path)
+    again = featurizer.extract(files, out=tmp_path, join=False)
+    assert n_run() == n + 8
+    assert contents(tmp_path) == before
+    assert_same(again, TokenRepresentations.load(tmp_path))
+    assert len(again) == len(whole)
+
+
+def test_a_damaged_shard_can_be_loaded_without_a_look_at_it(make, files, word, tmp_path):
+    make(token=word, batch_size=4).extract(files, out=tmp_path, join=False)
+    damage(tmp_path / "shards" / "000001.safetensors")
+    assert len(TokenRepresentations.load(tmp_path, verify=False))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "representations.json"])
+def test_what_is_lost_besides_the_shards_is_made_of_them_again(
+    name, make, files, word, tmp_path, n_run
+):
+    featurizer = make(token=word, batch_size=4)
+    featurizer.extract(files, out=tmp_path, join=False)
+    n, before = n_run(), contents(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        TokenRepresentations.load(tmp_path)
+    featurizer.extract(files, out=tmp_path, join=False)
+    assert n_run() == n and contents(tmp_path) == before
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    (tmp_path / "rows.json").write_text(json.dumps(rows | {"files": rows["files"][:-1]}))
+    with pytest.raises(ValueError, match="do not belong together"):
+        TokenRepresentations.load(tmp_path)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_joining_goes_on_from_every_write(after, make, files, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(_shards, "_SHARD", 4)
+    featurizer, files = make(token=None, batch_size=4), files[:8]
+    asked = {"token": words[:2], "on_empty": "keep"}
+    featurizer.extract(files, **asked, out=tmp_path / "whole")
+    replace, written = os.replace, []
+
+    def stopped(source, target):
+        if len(written) == n and not after:
+            raise _StoppedError
+        replace(source, target)
+        written.append(target)
+        if len(written) == n + 1 and after:
+            raise _StoppedError
+
+    for n in range(6):  # "running", two results of two files, "complete"
+        out = tmp_path / f"out-{n}"
+        featurizer.extract(files, **asked, out=out, join=False)
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopped)
+            with pytest.raises(_StoppedError):
+                featurizer.extract(files, **asked, out=out)
+        unjoined = featurizer.extract(files, **asked, out=out, join=False)
+        Z = np.array(unjoined[words[0]].Z)  # before the shards go
+        joined = featurizer.extract(files, **asked, out=out)
+        np.testing.assert_array_equal(joined[words[0]].Z, Z)
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_over_shards_is_judged_by_the_call_that_asks(make, files, word, tmp_path):
+    files[5].write_text("no image")
+    skipping = make(token=word, batch_size=4, on_error="skip")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 image"):
+            skipping.extract(files, out=tmp_path, join=False)
+    with pytest.raises(ValueError, match="image 5 .*05.png"):
+        make(token=word, batch_size=4).extract(files, out=tmp_path, join=False)
+
+
+def test_shards_stay_only_in_a_folder(make, files, word):
+    with pytest.raises(ValueError, match="join=False needs out=, the folder"):
+        make(token=word).extract(files, join=False)
+    with pytest.raises(TypeError, match="join must be True or False, got 'no'"):
+        make(token=word).extract(files, join="no")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
