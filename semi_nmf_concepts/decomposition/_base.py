@@ -47,15 +47,18 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         check_is_fitted(self)
         V, _ = check_codes(self, self.transform(X), method="score")
         X, _ = self._validate(X, method="score", finite=False)
-        mean = working(self.mean_)
+        return share_explained(*self._squared_errors(X, V))
+
+    def _squared_errors(self, X, V):
+        """Squared errors of the reconstruction from V, and of the mean of the training data."""
+        kind = kind_of(X)
+        mean = move(working(self.mean_), kind)
         error = total = 0.0
         for rows in row_blocks(X.shape[0]):
             block = as_float64(X[rows])
             error += _sum_of_squares(block - self._reconstruct(V[rows]))
             total += _sum_of_squares(block - mean)
-        if total == 0.0:
-            return float(error == 0.0)
-        return 1.0 - error / total
+        return error, total
 
     def __factorization_invariants__(self):
         """What of `semi_nmf_concepts.testing.INVARIANTS` holds: names of invariants and groups."""
@@ -84,14 +87,26 @@ def check_codes(estimator, V, *, method):
     V = V if hasattr(V, "shape") else np.asarray(V)
     check_same_kind(estimator, V, method=method)
     kind, V = kind_of(V), working(widened(V))
+    check_codes_shape(estimator, V)
+    xp = kind_of(V).xp
+    return (V if V.dtype in (xp.float32, xp.float64) else as_float64(V)), kind
+
+
+def check_codes_shape(estimator, V):
+    """Raise where V has another number of columns than there are components."""
     n_components = estimator.components_.shape[0]
     if V.ndim != 2 or V.shape[1] != n_components:
         raise ValueError(
             f"V must have shape (n_samples, {n_components}), one column per component; "
             f"got an array of shape {tuple(V.shape)}."
         )
-    xp = kind_of(V).xp
-    return (V if V.dtype in (xp.float32, xp.float64) else as_float64(V)), kind
+
+
+def share_explained(error, total):
+    """The score for the squared errors of a reconstruction and of the mean."""
+    if total == 0.0:
+        return float(error == 0.0)
+    return float(1.0 - error / total)
 
 
 def _sum_of_squares(block):

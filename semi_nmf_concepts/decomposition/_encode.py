@@ -61,9 +61,14 @@ def raise_not_finite(X, estimator_name=None):
     rows = ~xp.all(xp.isfinite(X), axis=1)
     with config_context(assume_finite=False):
         assert_all_finite(to_numpy(X[rows]), estimator_name=estimator_name, input_name="X")
-    advice = ", or use float64" if X.dtype == xp.float32 else ""
-    raise ValueError(
-        f"X is too large for its precision, {X.dtype}: sums of its products overflow. Divide X "
+    raise too_large(X.dtype, xp)
+
+
+def too_large(dtype, xp=np):
+    """The error for samples whose products overflow."""
+    advice = ", or use float64" if dtype == xp.float32 else ""
+    return ValueError(
+        f"X is too large for its precision, {dtype}: sums of its products overflow. Divide X "
         f"(and an absolute alpha) by a constant{advice}."
     )
 

@@ -94,11 +94,7 @@ def _principal_axes(X, mean, n_axes, random_state):
     else:
         scale, axes = _components_on_device(X, mean, n_axes)
     largest = max(float(scale[0]), float(xp.max(xp.abs(mean))))
-    resolution = float(xp.finfo(X.dtype).eps) * max(X.shape) * largest
-    rank = max(int((scale > resolution).sum()), 1)
-    if float(scale[0]) <= resolution:
-        return like(np.ones(1), X), axes[:1]
-    return scale[:rank], axes[:rank]
+    return _above(scale, axes, float(xp.finfo(X.dtype).eps) * max(X.shape) * largest)
 
 
 def _components_by_sklearn(X, n_axes, random_state):
@@ -114,19 +110,51 @@ def _components_by_sklearn(X, n_axes, random_state):
     return np.sqrt(pca.explained_variance_), pca.components_
 
 
+def axes_of_scatter(scatter, n_samples, mean, n_axes, dtype):
+    """The same from ``(X - mean)^T (X - mean)``, for data of this precision (NumPy)."""
+    n_features = len(scatter)
+    s, axes = _axes_of_products(scatter, min(n_axes, n_samples, n_features))
+    scale = s / max(n_samples - 1, 1) ** 0.5
+    largest = max(float(scale[0]), float(np.abs(mean).max()))
+    return _above(scale, axes, float(np.finfo(dtype).eps) * n_features * largest)
+
+
+def _above(scale, axes, resolution):
+    """The axes along which the data vary by more than their rounding; at least one.
+
+    Constant data get an arbitrary axis with unit scale.
+    """
+    rank = max(int((scale > resolution).sum()), 1)
+    if float(scale[0]) <= resolution:
+        return like(np.ones(1), scale), axes[:1]
+    return scale[:rank], axes[:rank]
+
+
 def _components_on_device(X, mean, n_axes):
     """The same on any device, by the exact decomposition that the size allows, in float64."""
-    xp = kind_of(X).xp
     centred = as_float64(X) - mean
     if min(X.shape) <= _FULL_SVD_SIZE:
-        _, s, axes = xp.linalg.svd(centred, full_matrices=False)
+        _, s, axes = kind_of(X).xp.linalg.svd(centred, full_matrices=False)
+        s, axes = s[:n_axes], _turned(axes[:n_axes])
     else:  # resolves scales down to 1e-8 of the largest, which is less than float32 data have
-        squares, axes = xp.linalg.eigh(centred.T @ centred)
-        s, axes = xp.sqrt(xp.clip(xp.flip(squares), 0.0, None)), xp.flip(axes.T, axis=0)
-    s, axes = s[:n_axes], axes[:n_axes]
-    columns = xp.argmax(xp.abs(axes), axis=1)
-    largest = axes[xp.arange(n_axes, device=kind_of(X).device), columns]
-    return s / (X.shape[0] - 1) ** 0.5, axes * xp.sign(largest)[:, None]
+        s, axes = _axes_of_products(centred.T @ centred, n_axes)
+    return s / (X.shape[0] - 1) ** 0.5, axes
+
+
+def _axes_of_products(products, n_axes):
+    """Leading singular values and right singular vectors of X, from ``X^T X``."""
+    xp = kind_of(products).xp
+    squares, axes = xp.linalg.eigh(products)
+    s, axes = xp.sqrt(xp.clip(xp.flip(squares), 0.0, None)), xp.flip(axes.T, axis=0)
+    return s[:n_axes], _turned(axes[:n_axes])
+
+
+def _turned(axes):
+    """The axes with the sign that makes their largest entry positive."""
+    kind = kind_of(axes)
+    xp, rows = kind.xp, kind.xp.arange(axes.shape[0], device=kind.device)
+    largest = axes[rows, xp.argmax(xp.abs(axes), axis=1)]
+    return axes * xp.sign(largest)[:, None]
 
 
 def rank_up_to(X, offset, limit, random_state):

@@ -7,7 +7,10 @@ from ._objective import kkt_violation
 
 @contextmanager
 def progress_bar(name, X, *, shown):
-    """A function to call after every iteration, or None where nothing is to be shown."""
+    """A function to call after every iteration, or None where nothing is to be shown.
+
+    The KKT violation is shown where X is at hand.
+    """
     if not shown:
         yield None
         return
@@ -16,8 +19,10 @@ def progress_bar(name, X, *, shown):
     with tqdm(desc=name, unit="it") as bar:
 
         def callback(U, V, F, alpha):
-            violation = kkt_violation(X, V, U, alpha)
-            bar.set_postfix(objective=f"{F:.6g}", kkt=f"{violation:.1e}", refresh=False)
+            shown = {"objective": f"{F:.6g}"}
+            if X is not None:
+                shown["kkt"] = f"{kkt_violation(X, V, U, alpha):.1e}"
+            bar.set_postfix(shown, refresh=False)
             bar.update()
 
         yield callback

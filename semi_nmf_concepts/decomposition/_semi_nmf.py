@@ -1,11 +1,12 @@
 """The estimator: validation and bookkeeping around the solver."""
 
 import warnings
+from copy import copy
 from math import isnan
 from numbers import Integral, Real
-from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_dask_array
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
@@ -13,23 +14,27 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._alpha_search import TOLERANCE as N_ACTIVE_TOLERANCE
-from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, working
-from ._base import Decomposer, check_codes
-from ._encode import (
-    encode,
-    exactly,
-    improve_codes,
-    raise_not_finite,
-    unconverged_message,
-    zero_codes,
-)
+from ._arrays import BACKENDS, NUMPY, as_float64, choose_place, kind_of, move, to_numpy, working
+from ._base import Decomposer, check_codes, check_codes_shape, share_explained
+from ._checkpoint import Checkpoint
+from ._data import ArrayData, RowData, as_kept
+from ._encode import encode, improve_codes, raise_not_finite, unconverged_message, zero_codes
 from ._init import INITS
-from ._objective import project_atoms, squared_error, squared_error_from_statistics
+from ._objective import project_atoms, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, rank_up_to
 from ._progress import progress_bar
+from ._row_work import Score
 from ._solvers import get_backend, join_codings, share_kept
-from ._training import Trainer
+from ._sources import (
+    Codes,
+    Reconstruction,
+    blocks_of,
+    check_n_features,
+    coded_rows,
+    is_by_rows,
+    opened,
+)
 
 #: Atoms count as sorted where no total activation exceeds the one before by more than this share
 #: of the largest; passes that bring them in order.
@@ -115,6 +120,7 @@ n_features), default="grow"
         stay where they are; naming another device is an error.
     batch_size : int, default=None
         Samples per online step. None: some hundred in the warm-up, all of X in `partial_fit`.
+        Where X is read block by block: rows of a block; then None is about 64 MiB of them.
     n_jobs : int, default=None
         Threads of "numba", over blocks of samples. None is 1 (or what `joblib.parallel_config`
         says), -1 is all. Results agree up to rounding.
@@ -254,38 +260,57 @@ n_features), default="grow"
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, checkpoint=None, on_error="raise", rechunk=True):
         """Learn the dictionary.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             NumPy's, or tensors of torch, CuPy arrays ... float32 and float64 are kept, float16 and
-            bfloat16 become float32, other types float64.
+            bfloat16 become float32, other types float64. What is larger than the memory is read
+            block by block, in several passes: a memory-mapped array, a Zarr array, a path, and
+            whatever else `semi_nmf_concepts.open_rows` takes. Of a Dask array only sums over the
+            rows leave the workers.
         y : ignored
+        checkpoint : path-like, default=None
+            File that says, after (nearly) every iteration, where the fit is; the same call goes on
+            from there if it was interrupted. With it an array in memory, too, is fitted block by
+            block. The file stays; remove it to start again.
+        on_error : {"raise", "skip"}, default="raise"
+            What to do with files that are missing, cut off or damaged: an error that names them,
+            before the fit starts, or a fit without them, a warning, and their names and what is
+            wrong with them in `skipped_`.
+        rechunk : bool, default=True
+            Whether a Dask array whose columns are in several chunks may be rechunked (with a
+            warning); else it is an error.
 
         Returns
         -------
         self
         """
-        self._fit(X)
+        self._fit(X, checkpoint=checkpoint, on_error=on_error, rechunk=rechunk)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None, *, checkpoint=None, on_error="raise", rechunk=True):
         """Learn the dictionary and return the codes of X, those of ``fit(X).transform(X)``.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        checkpoint, on_error, rechunk
+            See `fit`.
 
         Returns
         -------
         array of shape (n_samples, n_components)
             Of the kind and precision of X.
         """
-        return self._fit(X)
+        codes = self._fit(X, checkpoint=checkpoint, on_error=on_error, rechunk=rechunk)
+        if codes is None:
+            return self._transform(X, on_error=on_error, rechunk=rechunk)
+        return codes
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -306,43 +331,98 @@ n_features), default="grow"
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Of the same kind as at the first call.
+            Of the same kind as at the first call. Of what is read block by block (see `fit`; also
+            what can be read only once), and of a Dask array, every block or chunk counts as one
+            call.
         y : ignored
 
         Returns
         -------
         self
         """
+        if is_dask_array(X):
+            for block in X.rechunk({1: -1}).blocks:
+                self._partial_fit(block.compute())
+        elif is_by_rows(X):
+            for _, block in blocks_of(self, X, reset=not hasattr(self, "components_"))[1]:
+                self._partial_fit(block)
+        else:
+            self._partial_fit(X)
+        return self
+
+    def _partial_fit(self, X):
         is_first = not hasattr(self, "components_")
+        self._check_whiten()
         random_state = check_random_state(self.random_state) if is_first else None
         data = self._open(X, "partial_fit", random_state)
         with data.backend.session():
             self._learn(data, random_state)
-        return self
 
-    def transform(self, X):
+    def transform(self, X, *, out=None, layout="dense", on_error="raise", rechunk=True):
         """Codes of X on the dictionary.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Of the same kind, library and device, as the data of `fit`.
+            Of the same kind, library and device, as the data of `fit`; or, read block by block,
+            whatever `semi_nmf_concepts.open_rows` takes; or a Dask array.
+        out : path-like, default=None
+            Where to write the codes, block by block, instead of returning them in memory:
+            ``"codes.npy"`` or ``"codes.zarr"``. It appears when all is written.
+        layout : {"dense", "csr"}, default="dense"
+            Of the codes in `out`; "csr" (compressed sparse rows, in Zarr) takes the place that the
+            active codes need.
+        on_error, rechunk
+            See `fit`.
 
         Returns
         -------
         array of shape (n_samples, n_components)
             ``argmin_{v >= 0} 1/2 ||x - v U||^2 + alpha_ * sum(v)`` for every (mapped) row x, of the
-            kind and precision of X.
+            kind and precision of X. For a Dask array one of Dask that is computed when it is asked
+            for; with `out` what `semi_nmf_concepts.open_codes` returns.
         """
         check_is_fitted(self, "components_")
-        X, kind = self._validate(X, method="transform", finite=False)
+        return self._transform(X, out=out, layout=layout, on_error=on_error, rechunk=rechunk)
+
+    def _transform(self, X, *, out=None, layout="dense", on_error="raise", rechunk=True):
+        if is_dask_array(X):
+            return self._lazy_codes(X, out, rechunk)
+        if layout not in ("dense", "csr"):
+            raise ValueError(f"layout must be 'dense' or 'csr'; got {layout!r}.")
+        if layout == "csr" and out is None:
+            raise ValueError("layout='csr' is that of codes on disk: name a file with out=.")
+        if out is not None or is_by_rows(X):
+            if not is_by_rows(X):
+                X = to_numpy(self._validate(X, method="transform", finite=False)[0])
+            V, coding, rows = coded_rows(self, X, out, layout, on_error)
+            n_samples = rows.shape[0] if rows.shape[0] is not None else V.shape[0]
+            kind = NUMPY if out is None else None
+        else:
+            X, kind = self._validate(X, method="transform", finite=False)
+            V, coding = self._codes_of(X)
+            n_samples = X.shape[0]
+        self._warn_of_codes(coding, n_samples)
+        return V if kind is None else move(V, kind)
+
+    def _lazy_codes(self, X, out, rechunk):
+        from ._dask import check_dask, map_rows
+
+        if out is not None:
+            raise ValueError("out= is for data that are no Dask array; use transform(X).to_zarr().")
+        X = check_dask(X, rechunk=rechunk)
+        check_n_features(self, X)
+        return map_rows(X, Codes(self), self.components_.shape[0])
+
+    def _codes_of(self, X):
+        """Codes of an array wherever it is, of its kind, and the `Coding`."""
+        kind = kind_of(X)
         place, backend = self._place(kind)
         with backend.session():
             V, coding = self._encode(backend, move(X, place))
         if isnan(coding.violation):
             raise_not_finite(X, type(self).__name__)
-        self._warn_of_codes(coding, X.shape[0])
-        return move(V, kind)
+        return move(V, kind), coding
 
     def inverse_transform(self, V):
         """Samples that the codes V stand for: ``V @ components_ + offset_``.
@@ -350,32 +430,87 @@ n_features), default="grow"
         Parameters
         ----------
         V : array-like of shape (n_samples, n_components)
-            Of the same kind as the data of `fit`.
+            Of the same kind as the data of `fit`, or a Dask array.
 
         Returns
         -------
         array of shape (n_samples, n_features)
+            For a Dask array one of Dask that is computed when it is asked for.
         """
         check_is_fitted(self, "components_")
+        if is_dask_array(V):
+            from ._dask import check_dask, map_rows
+
+            check_codes_shape(self, V)
+            return map_rows(check_dask(V), Reconstruction(self), self.components_.shape[1])
         V, kind = check_codes(self, V, method="inverse_transform")
         return move(self._reconstruct(V), kind)
 
+    def score(self, X, y=None):
+        """Share of the variation of X that the reconstruction explains; 1 is best.
+
+        ``1 - ||X - inverse_transform(transform(X))||^2 / ||X - mean_||^2`` with the mean of the
+        *training* data. It is negative where the reconstruction is worse than that mean. Where X
+        is that mean, so that there is nothing to explain, it is 1 or 0 (exact or not).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Also what is read block by block (see `fit`), and Dask arrays, which are computed.
+        y : ignored
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self, "components_")
+        if not is_by_rows(X):
+            return super().score(X)
+        work = Score(copy(self))
+        if is_dask_array(X):
+            with opened(self, X) as source:
+                check_n_features(self, source.passes)
+                return share_explained(*source.passes.reduce(work))
+        sums = [work(block, start, None) for start, block in blocks_of(self, X)[1]]
+        return share_explained(*np.sum(sums, axis=0))
+
     # What fit and partial_fit consist of ---------------------------------------------------------
 
-    def _fit(self, X, observer=None):
-        """`fit`; returns the codes. `observer` is handed to `fit_dictionary`."""
+    def _fit(self, X, observer=None, *, checkpoint=None, on_error="raise", rechunk=True):
+        """`fit`; returns the codes, or None where X is not in memory.
+
+        `observer` is handed to `fit_dictionary`.
+        """
+        self._check_whiten()
         random_state = check_random_state(self.random_state)
-        data = self._open(X, "fit", random_state)
-        with data.backend.session():
-            with progress_bar(type(self).__name__, data.X, shown=self.verbose) as callback:
-                trainer = self._trainer(data, random_state, callback=callback, observer=observer)
-                fit, alpha = trainer.run()
-            return self._finish(data, fit, alpha)
+        options = {}
+        with opened(
+            self, X, on_error=on_error, rechunk=rechunk, by_rows=checkpoint is not None
+        ) as source:
+            if source.passes is None:
+                data = self._open(source.X, "fit", random_state)
+            else:
+                if is_by_rows(X):  # else its features have been looked at
+                    check_n_features(self, source.passes, reset=True)
+                data, options = self._open_rows(source.passes, checkpoint, random_state)
+            with data.backend.session():
+                codes = self._fit_data(data, random_state, observer, options)
+        if source.skipped is not None:
+            self.skipped_ = source.skipped
+        return codes
+
+    def _fit_data(self, data, random_state, observer, options):
+        """Fit to opened data; returns the codes, or None where they are in no one place."""
+        X = data.X if isinstance(data, ArrayData) else None
+        with progress_bar(type(self).__name__, X, shown=self.verbose) as callback:
+            options = {**options, "callback": callback, "observer": observer}
+            fit, alpha = data.trainer(self, self._start(data), random_state, **options).run()
+        return self._finish(data, fit, alpha)
 
     def _learn(self, data, random_state):
         """`partial_fit` on opened data; the first call has a `random_state`."""
         if random_state is not None:
-            U, alpha = self._trainer(data, random_state).first_guess()
+            U, alpha = data.trainer(self, self._start(data), random_state).first_guess()
             A = B = None
             n_steps = n_seen = 0
         else:
@@ -385,14 +520,14 @@ n_features), default="grow"
             U, A, B = (None if array is None else move(array, data.place) for array in kept)
         U = project_atoms(as_float64(U))  # a copy
         A, B = sums_to_continue(A, B, U)
-        for rows in mini_batches(data.X.shape[0], self.batch_size):
-            batch = data.X[rows]
+        for rows in mini_batches(data.n_samples, self.batch_size):
+            batch = data.part(rows)
             # What was seen so far counts as steps of this size, also after a fit.
-            kept = share_kept(self.forgetting, n_seen / batch.shape[0])
-            online_step(data.backend, batch, U, alpha, A, B, kept)
-            n_steps, n_seen = n_steps + 1, n_seen + batch.shape[0]
-        U = _as_kept(data, U)
-        V, statistics = _coded_from_zero(data.backend, batch, U, alpha)
+            kept = share_kept(self.forgetting, n_seen / batch.n_samples)
+            online_step(data.backend, batch.X, U, alpha, A, B, kept)
+            n_steps, n_seen = n_steps + 1, n_seen + batch.n_samples
+        U = as_kept(data, U)
+        V, statistics, _ = batch.coded(U, alpha)
         vars(self).pop("objective_history_", None)  # that of an earlier fit
         if random_state is not None:
             self.alpha_ = alpha
@@ -401,60 +536,56 @@ n_features), default="grow"
         self._set_fitted(
             data.kind, codes_gram_=A, _codes_data=B, n_iter_=n_steps, n_samples_seen_=n_seen
         )
-        self._describe(batch, data.row_norms[rows], U, V, statistics)
-        self._warn_of_codes(statistics.coding, batch.shape[0])
+        self._describe(batch, U, V, statistics)
+        self._warn_of_codes(statistics.coding, batch.n_samples)
+
+    def _check_whiten(self):
+        if isinstance(self.whiten, bool | np.bool_):
+            raise ValueError(f"whiten must be a number of components or None; got {self.whiten}.")
 
     def _open(self, X, method, random_state):
         """Validate X, look at it, and map it to where F is minimised.
 
         The map is learned from X where there is a `random_state`, and else the one learned before.
         """
-        if isinstance(self.whiten, bool | np.bool_):
-            raise ValueError(f"whiten must be a number of components or None; got {self.whiten}.")
         X, kind = self._validate(X, method=method, reset=random_state is not None, finite=False)
         place, backend = self._place(kind)
-        X = move(X, place)
-        sums, norms = self._moments(backend, X)
-        mean = sums / X.shape[0]
-        if random_state is None:
-            map_ = self._map.at(place)
-        else:
+
+        def find_map(X, mean):
+            if random_state is None:
+                return self._map.at(place)
             map_ = AffineMap.fit(
                 X, mean, center=self.center, whiten=self.whiten, random_state=random_state
             )
-        if method == "fit":
-            self._warn_of_too_many_atoms(X, map_.offset, random_state)
-        if not map_.is_identity:
-            X = map_.to_factorised(X)
-            _, norms = backend.moments(X)
-        return _Data(kind, place, backend, mean, map_, X, norms)
+            if method == "fit":
+                self._warn_of_too_many_atoms(X, map_.offset, random_state)
+            return map_
+
+        return ArrayData.open(X, kind, place, backend, find_map, type(self).__name__)
+
+    def _open_rows(self, passes, checkpoint, random_state):
+        """Look at rows that are visited block by block; the data, and options of their trainer."""
+        options = {}
+        if checkpoint is not None:
+            file = Checkpoint(checkpoint, self, passes.shape, random_state)
+            options["checkpoint"] = file
+        data = RowData.open(passes, self, random_state)
+        if checkpoint is not None:
+            file.check_data(data.raw)
+        self._warn_of_too_many_atoms(data.sample, data.map_.offset, random_state)
+        return data, options
 
     def _place(self, kind):
         """Where to compute for data of this kind, as the kind of array to use, and the backend."""
         place = choose_place(kind, self.backend, self.device)
         return place.kind, get_backend(place.backend, n_jobs=self.n_jobs, xp=place.kind.xp)
 
-    def _moments(self, backend, X):
-        """Column sums and row norms of X, which has to be finite."""
-        sums, norms = backend.moments(X)
-        with np.errstate(over="ignore"):
-            squared_norm = float((norms * norms).sum())
-        # Not only NaN: with sums of products as large as this, the solver could overflow.
-        if not squared_norm <= 0.01 * float(backend.xp.finfo(X.dtype).max):
-            raise_not_finite(X, type(self).__name__)
-        precision = backend.xp.finfo(X.dtype)
-        if 0.0 < float(norms.max()) ** 2 < float(precision.smallest_normal) / float(precision.eps):
-            raise ValueError(
-                f"X is too small for its precision, {X.dtype}: its products underflow. Multiply X "
-                "(and an absolute alpha) by a constant."
-            )
-        return sums, norms
-
-    def _trainer(self, data, random_state, **options):
+    def _start(self, data):
+        """Atoms to start from, where the data are, or None where `init` is a name."""
         given = self._given_start()
-        if given is not None:
-            given = data.map_.directions_to_factorised(move(given, data.place))
-        return Trainer(self, data.backend, data.X, data.row_norms, given, random_state, **options)
+        if given is None:
+            return None
+        return data.map_.directions_to_factorised(move(given, data.place))
 
     def _given_start(self):
         """Directions of the input space to start from, or None where `init` is a name."""
@@ -477,31 +608,31 @@ n_features), default="grow"
         """Sort the atoms, compute the final codes, set the attributes; returns the codes."""
         U, V, statistics = self._sorted_and_coded(data, fit, alpha)
         # All attributes after all work: a fit that is interrupted leaves an earlier one whole.
-        vars(self).pop("_codes_data", None)  # of an earlier partial_fit
+        for name in ("_codes_data", "skipped_"):  # of an earlier partial_fit, or fit to files
+            vars(self).pop(name, None)
         self.alpha_ = alpha
         self._set_map(data)
         self._set_dictionary(data, U)
-        self._describe(data.X, data.row_norms, U, V, statistics)
+        self._describe(data, U, V, statistics)
         history = np.minimum.accumulate([*fit.history, self.objective_])
         self._set_fitted(
             data.kind,
             objective_history_=history,
             codes_gram_=statistics.A,
             n_iter_=len(fit.history),
-            n_samples_seen_=data.X.shape[0],
+            n_samples_seen_=data.n_samples,
         )
-        self._warn_of_result(fit, statistics.coding, data.row_norms)
-        return move(V, data.kind)
+        self._warn_of_result(fit, statistics.coding, data)
+        return None if V is None else move(V, data.kind)
 
     def _sorted_and_coded(self, data, fit, alpha):
         """Dictionary with its atoms sorted by total activation, codes, and their statistics."""
-        xp = kind_of(data.X).xp
-        U, totals = fit.U, xp.sum(fit.V, axis=0, dtype=xp.float64)
+        U, totals = fit.U, data.totals(fit)
+        xp = kind_of(U).xp
         for _ in range(_MAX_SORTS):  # the codes of the last iteration put most atoms in order
             U = U[xp.argsort(-totals, stable=True)]
-            rounded = _as_kept(data, U)
-            V, statistics = _coded_from_zero(data.backend, data.X, rounded, alpha)
-            totals = xp.sum(V, axis=0, dtype=xp.float64)
+            rounded = as_kept(data, U)
+            V, statistics, totals = data.coded(rounded, alpha)
             if not bool((totals[1:] - totals[:-1] > _SORTED * totals.max()).any()):
                 break
         return rounded, V, statistics
@@ -517,24 +648,23 @@ n_features), default="grow"
 
     def _set_dictionary(self, data, U):
         """Keep U in the precision of X."""
-        xp, dtype = kind_of(U).xp, data.X.dtype
+        xp, dtype = kind_of(U).xp, data.dtype
         components = xp.astype(data.map_.directions_to_input(U), dtype)
         self._set_fitted(data.kind, dictionary_=xp.astype(U, dtype), components_=components)
 
-    def _describe(self, X, row_norms, U, V, statistics):
-        """Set the attributes that say how well U and the codes V describe X."""
-        xp = kind_of(X).xp
+    def _describe(self, data, U, V, statistics):
+        """Set the attributes that say how well U and the codes V describe the data."""
+        xp = kind_of(U).xp
         A, B, sum_V, coding = statistics
-        squared_norm = float((row_norms * row_norms).sum())
-        error = squared_error_from_statistics(squared_norm, A, B, U)
-        terms = max(squared_norm, float(xp.abs(A * (U @ U.T)).sum()))
-        precision = "float32" if X.dtype == xp.float32 else "float64"
+        error = squared_error_from_statistics(data.squared_norm, A, B, U)
+        terms = max(data.squared_norm, float(xp.abs(A * (U @ U.T)).sum()))
+        precision = "float32" if data.dtype == xp.float32 else "float64"
         if error <= _SMALL_ERROR[precision] * terms:
-            error = squared_error(X, V, U)
+            error = data.squared_error(U, V, self.alpha_)
         self.objective_ = 0.5 * error + self.alpha_ * sum_V
         self.reconstruction_err_ = error**0.5
         self.kkt_violation_ = coding.violation
-        self.n_active_ = coding.n_active / X.shape[0]
+        self.n_active_ = coding.n_active / data.n_samples
         self.n_dead_ = int((xp.linalg.diagonal(A) == 0.0).sum())
 
     # The rest ------------------------------------------------------------------------------------
@@ -554,9 +684,10 @@ n_features), default="grow"
         return V, join_codings(codings)
 
     def _reconstruct(self, V):
-        xp = kind_of(V).xp
+        kind = kind_of(V)
+        xp = kind.xp
         components, offset = (
-            xp.astype(working(array), V.dtype, copy=False)
+            xp.astype(move(working(array), kind), V.dtype, copy=False)
             for array in (self.components_, self.offset_)
         )
         return V @ components + offset
@@ -593,7 +724,7 @@ n_features), default="grow"
             message = unconverged_message(coding.n_unconverged, n_samples)
             warnings.warn(f"{type(self).__name__}: {message}.", ConvergenceWarning, stacklevel=3)
 
-    def _warn_of_result(self, fit, coding, row_norms):
+    def _warn_of_result(self, fit, coding, data):
         problems = []
         if not fit.converged:
             problems.append(
@@ -601,7 +732,7 @@ n_features), default="grow"
                 "increase max_iter or tol"
             )
         if coding.n_unconverged:
-            problems.append(unconverged_message(coding.n_unconverged, row_norms.shape[0]))
+            problems.append(unconverged_message(coding.n_unconverged, data.n_samples))
         if problems:
             message = f"{type(self).__name__}: {'. Also, '.join(problems)}."
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
@@ -617,34 +748,8 @@ n_features), default="grow"
         elif self.n_dead_ == self.n_components and self.alpha_ > 0:
             warnings.warn(
                 f"All codes are zero: alpha_={self.alpha_:.3g} is at least as large as the longest "
-                f"row of the data factorised ({float(row_norms.max()):.3g}). Use a smaller alpha, "
+                f"row of the data factorised ({data.longest:.3g}). Use a smaller alpha, "
                 "alpha_scale='relative' or n_active.",
                 UserWarning,
                 stacklevel=2,
             )
-
-
-class _Data(NamedTuple):
-    """Samples to learn from."""
-
-    kind: Any  # of array that came
-    place: Any  # kind of array that is computed with
-    backend: Any
-    mean: Any  # of the samples as they came, (n_features,), float64
-    map_: AffineMap
-    X: Any  # in the space of the factorisation
-    row_norms: Any  # of that X
-
-
-def _as_kept(data, U):
-    """U as `transform` will see it, rounded to the precision of X, in float64."""
-    return as_float64(kind_of(U).xp.astype(U, data.X.dtype))
-
-
-def _coded_from_zero(backend, X, U, alpha):
-    """Codes to tolerance from zero, as transform computes them, and their statistics.
-
-    From zero, so that they are the same even where the optimal codes are not unique.
-    """
-    V = zero_codes(X, U.shape[0])
-    return V, backend.code_pass(X, U, alpha, V, **exactly(X))

@@ -24,10 +24,24 @@ class Trainer:
     random_state : numpy.random.RandomState
     callback, observer : callable or None
         See `fit_dictionary`.
+    median_norm : float, optional
+        That of the rows, where X is a sample of more of them.
+    **options
+        Of `fit_dictionary`, in the place of the estimator's parameters.
     """
 
     def __init__(
-        self, estimator, backend, X, row_norms, given, random_state, callback=None, observer=None
+        self,
+        estimator,
+        backend,
+        X,
+        row_norms,
+        given,
+        random_state,
+        callback=None,
+        observer=None,
+        median_norm=None,
+        **options,
     ):
         self.estimator = estimator
         self.backend = backend
@@ -35,6 +49,7 @@ class Trainer:
         self.row_norms = row_norms
         self.given = given
         self.random_state = random_state
+        self.median_norm = median(row_norms) if median_norm is None else median_norm
         self.options = {
             "n_components": estimator.n_components,
             "max_iter": estimator.max_iter,
@@ -45,6 +60,7 @@ class Trainer:
             "batch_size": estimator.batch_size,
             "forgetting": estimator.forgetting,
             "squared_norm": float((row_norms**2).sum()),
+            **options,
         }
 
     def run(self):
@@ -78,7 +94,7 @@ class Trainer:
         """The penalty that `alpha` and `alpha_scale` stand for."""
         if self.estimator.alpha_scale == "absolute":
             return float(self.estimator.alpha)
-        return float(self.estimator.alpha) * (_median(self.row_norms) or 1.0)
+        return float(self.estimator.alpha) * (self.median_norm or 1.0)
 
     def fit_n_active(self, U):
         """The fit with `n_active` active atoms, from the start U, and its alpha.
@@ -140,7 +156,7 @@ class Trainer:
         return coding.n_active / X.shape[0]
 
 
-def _median(values):
+def median(values):
     """The median of a working array; the array API standard has none."""
     n = values.shape[0]
     ordered = as_float64(values)[values.argsort()]

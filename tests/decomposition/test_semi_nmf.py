@@ -451,7 +451,7 @@ def test_importing_the_package_does_not_load_the_compiler():
 
 
 def test_an_interrupted_fit_leaves_the_one_before_whole(monkeypatch):
-    from semi_nmf_concepts.decomposition import _semi_nmf
+    from semi_nmf_concepts.decomposition._data import ArrayData
 
     X = np.random.default_rng(0).standard_normal((60, 8))
     model = SemiNMFConcepts(3, alpha=0.1, random_state=0).fit(X)
@@ -461,7 +461,7 @@ def test_an_interrupted_fit_leaves_the_one_before_whole(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_semi_nmf, "_coded_from_zero", interrupted)
+        patch.setattr(ArrayData, "coded", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.set_params(center=True, alpha=1.0).fit(X + 5.0)
     np.testing.assert_array_equal(model.transform(X), codes)

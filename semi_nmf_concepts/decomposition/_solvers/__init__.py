@@ -4,18 +4,27 @@ Nothing here imports numba or torch until `get_backend` is called.
 """
 
 from ._base import Backend, Coding, Statistics, join_codings
-from ._descent import DictionaryFit
-from ._hybrid import fit_dictionary, sketch
+from ._descent import Descent, DictionaryFit, Record
+from ._hybrid import fit_dictionary, refined, sketch
 from ._online import share_kept
+from ._problem import LOOSE_CODES, AnyProblem, State, residual_rows, sampled_rows
 
 __all__ = [
+    "LOOSE_CODES",
+    "AnyProblem",
     "Backend",
     "Coding",
+    "Descent",
     "DictionaryFit",
+    "Record",
+    "State",
     "Statistics",
     "fit_dictionary",
     "get_backend",
     "join_codings",
+    "refined",
+    "residual_rows",
+    "sampled_rows",
     "share_kept",
     "sketch",
 ]

@@ -29,6 +29,7 @@ class Record:
     basis: Any = None  # of the subspace that dictionaries are in, or None
     history: list = field(default_factory=list)
     converged: bool = False
+    keep: Any = None  # called with the state after each batch iteration, see `_checkpoint`
 
     def fit(self, state):
         """What the caller gets."""
@@ -54,6 +55,8 @@ class Record:
         self.observe(state.U)
         if self.callback is not None:
             self.callback(self.lifted(state.U), state.V, state.F, alpha)
+        if self.keep is not None:
+            self.keep(state)
 
 
 @dataclass

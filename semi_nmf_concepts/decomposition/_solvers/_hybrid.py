@@ -93,8 +93,7 @@ def fit_dictionary(
     record = Record(callback, observer)
     descent = Descent(problem, tol, max_iter, random_state, record)
     if not warm_up:
-        state = descent.run(State.start(problem, project_atoms(U)))
-        return record.fit(moved(descent, state) if moves else state)
+        return refined(descent, State.start(problem, project_atoms(U)), moves=moves)
     n_components = n_components if U is None else U.shape[0]
     if alpha == 0.0 and U is None:
         state = _bottom_of_plain(descent, n_components)
@@ -105,6 +104,12 @@ def fit_dictionary(
     U = search.started(None if U is None else project_atoms(record.projected(U)))
     state = _searched(descent, search, U) if moves else _descended(descent, small, U)
     return record.fit(state)
+
+
+def refined(descent, state, *, moves):
+    """The fit that batch iterations, and perhaps moves, lead to from a state worth keeping."""
+    state = descent.run(state)
+    return descent.record.fit(moved(descent, state) if moves else state)
 
 
 def _bottom_of_plain(descent, n_components):

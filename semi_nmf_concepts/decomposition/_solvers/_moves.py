@@ -7,7 +7,7 @@ import numpy as np
 
 from .._arrays import as_float64, like
 from ._growth import cheapest_atoms, new_atoms
-from ._problem import LOOSE_CODES, State, batch_iteration, unused_atoms
+from ._problem import State, batch_iteration, unused_atoms
 
 #: Iterations for a larger dictionary to settle, rounds in which the surplus goes, and iterations
 #: after each of them.
@@ -34,7 +34,7 @@ def step(problem, state, random_state):
     unused = unused_atoms(problem.xp, A)
     if not unused.shape[0]:
         return state
-    state.V[:, unused] = 0.0
+    state.V = problem.cleared(state.V, unused)
     residual = problem.residual(state.U, state.V, random_state)
     atoms = new_atoms(residual, problem.alpha, unused.shape[0], random_state)
     if atoms.shape[0]:
@@ -51,8 +51,7 @@ def with_new_atoms(problem, state, n_atoms, random_state):
     if not atoms.shape[0]:
         return None
     U = xp.concat([state.U, atoms])
-    V = xp.concat([state.V, problem.empty_codes(atoms.shape[0])], axis=1)
-    return State.start(problem, U, V)
+    return State.start(problem, U, problem.with_more_atoms(state.V, atoms.shape[0]))
 
 
 def grown_and_pruned(problem, state, share, random_state):
@@ -70,12 +69,11 @@ def grown_and_pruned(problem, state, share, random_state):
 
 
 def _pruned(problem, state, n_atoms):
-    backend = problem.backend
-    costs = backend.removal_costs(problem.X, state.U, problem.alpha, state.V, **LOOSE_CODES)
+    costs = problem.removal_costs(state.U, state.V)
     kept = np.ones(state.U.shape[0], dtype=bool)
     kept[cheapest_atoms(state.U, costs, n_atoms)] = False
     kept = like(np.flatnonzero(kept), state.U)
-    return State.start(problem, state.U[kept], problem.xp.take(state.V, kept, axis=1))
+    return State.start(problem, state.U[kept], problem.restricted(state.V, kept))
 
 
 def tournament(problem, state, random_state, observe):

@@ -1,0 +1,187 @@
+"""What the methods of an estimator are given: an array, rows to read block by block, or Dask's."""
+
+import os
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_dask_array
+from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import _check_n_features
+
+from ..streaming import CodesWriter, default_batch_size, is_row_source, open_codes, open_rows
+from ._row_passes import StreamedPasses
+from ._solvers import join_codings
+
+
+@dataclass
+class Source:
+    """Data that were opened.
+
+    Attributes
+    ----------
+    X : array-like
+        The data, where they are (now) in memory.
+    passes : RowPasses or None
+        Else the way to their rows.
+    skipped : dict or None
+        What was left out, by name of the file; None where X was no source of rows.
+    """
+
+    X: Any = None
+    passes: Any = None
+    skipped: dict | None = None
+
+
+def is_by_rows(X):
+    """Whether X is visited block by block."""
+    return is_dask_array(X) or is_row_source(X)
+
+
+@contextmanager
+def opened(estimator, X, *, on_error="raise", rechunk=True, by_rows=False):
+    """The data as a `Source`; what is no more than one block becomes an array.
+
+    `by_rows` asks for passes also where X is an array (which has to be NumPy's, or become so).
+    """
+    if is_dask_array(X):
+        from ._dask import DaskPasses, check_dask
+
+        X = check_dask(X, rechunk)
+        codes = estimator.n_components * np.float64().itemsize
+        source = Source(passes=DaskPasses(X, bytes_per_row=codes))
+    elif by_rows or is_row_source(X):
+        source = _opened_rows(estimator, X, on_error, by_rows)
+    else:
+        source = Source(X)
+    try:
+        yield source
+    finally:
+        if source.passes is not None:
+            source.passes.close()
+
+
+def _opened_rows(estimator, X, on_error, by_rows):
+    rows, skipped = _rows_of(estimator, X, on_error)
+    batch_size = rows_at_a_time(estimator, rows)
+    if len(rows) <= batch_size and not by_rows:
+        return Source(rows[:], skipped=skipped)
+    return Source(passes=StreamedPasses(rows, batch_size), skipped=skipped)
+
+
+def _rows_of(estimator, X, on_error):
+    if is_row_source(X):
+        rows = open_rows(X, on_error=on_error)
+        return rows, rows.skipped
+    X, kind = estimator._validate(X, method="fit", reset=True, finite=False)
+    if not isinstance(X, np.ndarray):
+        raise TypeError(
+            f"A checkpoint needs X in host memory, on disk or in Dask; it is an array of {kind}."
+        )
+    return open_rows(X), None
+
+
+def rows_at_a_time(estimator, rows):
+    """Rows of a block."""
+    return estimator.batch_size or default_batch_size(rows.shape[1], rows.dtype)
+
+
+def check_n_features(estimator, rows, *, reset=False):
+    """Set or compare the number of features as scikit-learn does."""
+    _check_n_features(estimator, _Shaped(rows.shape[1]), reset=reset)
+    if reset:
+        vars(estimator).pop("feature_names_in_", None)
+
+
+class _Shaped:
+    """What scikit-learn asks the number of features of."""
+
+    def __init__(self, n_features):
+        self.shape = (1, n_features)
+
+
+# Codes -------------------------------------------------------------------------------------------
+
+
+def blocks_of(estimator, X, on_error="raise", *, reset=False):
+    """The rows of X, and its blocks as pairs of first row and block: one pass.
+
+    X may be one that can be read only once.
+    """
+    rows = open_rows(X, on_error=on_error, once=True)
+    check_n_features(estimator, rows, reset=reset)
+    return rows, rows.blocks(rows_at_a_time(estimator, rows))
+
+
+def coded_rows(estimator, X, out, layout, on_error):
+    """Codes of rows that are read block by block, and how that went.
+
+    In memory, or, with `out`, in a file or store.
+    """
+    rows, blocks = blocks_of(estimator, X, on_error)
+    n_components = estimator.components_.shape[0]
+    codings = []
+
+    def coded():
+        for _, block in blocks:
+            V, coding = estimator._codes_of(block)
+            codings.append(coding)
+            yield V
+
+    if out is None:
+        codes = _joined(coded(), rows, n_components)
+    else:
+        _check_out(estimator, X, rows, out)
+        shape = (rows.shape[0], n_components)
+        with CodesWriter(out, shape, rows.dtype, layout=layout) as writer:
+            for V in coded():
+                writer.append(V)
+        codes = open_codes(out)
+    return codes, join_codings(codings), rows
+
+
+def _joined(blocks, rows, n_components):
+    """Blocks of codes as one array."""
+    if rows.shape[0] is None:
+        return np.concatenate(list(blocks))
+    codes, start = np.empty((rows.shape[0], n_components), rows.dtype), 0
+    for V in blocks:
+        codes[start : start + len(V)] = V
+        start += len(V)
+    return codes
+
+
+def _check_out(estimator, X, rows, out):
+    """Raise where codes on disk cannot be what was asked for, or would replace the data."""
+    container = _get_output_config("transform", estimator)["dense"]
+    if container != "default":
+        raise ValueError(
+            f"out= leaves the codes on disk, but set_output asks for {container!r}. Call "
+            "set_output(transform='default'), or leave out=None."
+        )
+    # Rows from a path have it for a name; a Zarr array that was open before knows its own.
+    read_from = getattr(getattr(X, "store", None), "root", rows.name)
+    if os.path.realpath(read_from) == os.path.realpath(out):
+        raise ValueError(f"out={str(out)!r} is where X is read from; name another file.")
+
+
+class Codes:
+    """Codes of blocks by a fitted estimator as it is now, for Dask's workers."""
+
+    def __init__(self, estimator):
+        self.estimator = copy(estimator)
+
+    def __call__(self, block):
+        return self.estimator._codes_of(block)[0]
+
+
+class Reconstruction:
+    """Samples that blocks of codes stand for, for Dask's workers."""
+
+    def __init__(self, estimator):
+        self.estimator = copy(estimator)
+
+    def __call__(self, V):
+        return self.estimator._reconstruct(V)
