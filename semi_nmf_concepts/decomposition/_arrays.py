@@ -146,6 +146,11 @@ def validated(check, X, *, finite=True):
 
 def _dense(X):
     """X itself, or the error that scikit-learn raises for sparse matrices of SciPy."""
+    if type(X).__module__.partition(".")[0] in ("dask", "dask_expr"):
+        raise TypeError(
+            f"X is a {type(X).__module__}.{type(X).__name__}. SemiNMFConcepts takes Dask arrays: "
+            "X.to_dask_array(lengths=True) makes one."
+        )
     sparse_tensor = is_torch_array(X) and X.layout is not kind_of(X).xp.strided
     if sparse_tensor or type(X).__module__.startswith("cupyx.scipy.sparse"):
         raise TypeError(

@@ -1,8 +1,10 @@
 """What all decomposers have in common."""
 
+import os
 from functools import partial
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -38,6 +40,8 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            `SemiNMFConcepts` also takes what is read block by block, and Dask arrays, which are
+            computed (see its `fit`).
         y : ignored
 
         Returns
@@ -45,12 +49,19 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         float
         """
         check_is_fitted(self)
+        error, total = self._errors_over(X)
+        if total == 0.0:
+            return float(error == 0.0)
+        return float(1.0 - error / total)
+
+    def _errors_over(self, X):
+        """Squared errors of the reconstruction of X, and of the mean of the training data."""
         V, _ = check_codes(self, self.transform(X), method="score")
         X, _ = self._validate(X, method="score", finite=False)
-        return share_explained(*self._squared_errors(X, V))
+        return self._squared_errors(X, V)
 
     def _squared_errors(self, X, V):
-        """Squared errors of the reconstruction from V, and of the mean of the training data."""
+        """The same for a working array and its codes."""
         kind = kind_of(X)
         mean = move(working(self.mean_), kind)
         error = total = 0.0
@@ -83,6 +94,9 @@ class Decomposer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 def check_codes(estimator, V, *, method):
     """V as a 2-d float working array with one column per component, and the kind it came as."""
+    if isinstance(V, str | os.PathLike):
+        raise TypeError(f"V must be an array of codes; open_codes({str(V)!r}) opens those on disk.")
+    V = V.toarray() if issparse(V) else V
     V = V.to_numpy() if hasattr(V, "to_numpy") else V
     V = V if hasattr(V, "shape") else np.asarray(V)
     check_same_kind(estimator, V, method=method)
@@ -100,13 +114,6 @@ def check_codes_shape(estimator, V):
             f"V must have shape (n_samples, {n_components}), one column per component; "
             f"got an array of shape {tuple(V.shape)}."
         )
-
-
-def share_explained(error, total):
-    """The score for the squared errors of a reconstruction and of the mean."""
-    if total == 0.0:
-        return float(error == 0.0)
-    return float(1.0 - error / total)
 
 
 def _sum_of_squares(block):

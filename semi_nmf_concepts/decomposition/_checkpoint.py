@@ -32,6 +32,7 @@ class Progress(NamedTuple):
     state: Any
     history: list
     moved: bool = False  # whether all moves have been tried
+    reached: float | None = None  # the `tol` to which the fit has ended, if it has
 
 
 class Checkpoint:
@@ -80,8 +81,8 @@ class Checkpoint:
             differences += [name for name in now if known.get(name) != now[name]]
         except Exception as error:  # a file that is none of ours can raise anything
             raise ValueError(
-                f"checkpoint={str(self.path)!r} is no checkpoint of a fit, or a damaged one "
-                f"({error}). Name another file, or remove this one."
+                f"checkpoint={str(self.path)!r} is no checkpoint of a fit, or a damaged one. Name "
+                "another file, or remove this one."
             ) from error
         self._raise_other(differences)
         return found
@@ -127,14 +128,15 @@ class Checkpoint:
         if self.random_state is not np.random.mtrand._rand:  # which is not for us to set
             self.random_state.set_state(found["random_state"])
         state = State(found["U"], found["U_before"], None, found["F"], found["beta"])
-        return Progress(found["alpha"], state, found["history"].tolist(), found["moved"])
+        history = found["history"].tolist()
+        return Progress(found["alpha"], state, history, found["moved"], found["reached"])
 
     def keep(self, progress, *, always=False):
         """Write where the fit is, unless that would take much of its time."""
         now = time.monotonic()
         if not always and now - self._written < self._seconds / _WRITING_SHARE:
             return
-        alpha, state, history, moved = progress
+        alpha, state, history, moved, reached = progress
         texts = {
             "identity": self.identity,
             "numbers": {
@@ -142,6 +144,7 @@ class Checkpoint:
                 "F": state.F,
                 "beta": state.beta,
                 "moved": moved,
+                "reached": reached,
                 **self.lengths,
             },
             "random_state": self.random_state.get_state(legacy=False),

@@ -14,6 +14,7 @@ import warnings
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
+from .._dask_settings import WAIT_SETTING, patience
 from ._dask import Chunks, Memory
 
 #: What takes up to so many bytes travels in the graph of every pass, by way of the scheduler; what
@@ -21,8 +22,6 @@ from ._dask import Chunks, Memory
 _MOST_IN_GRAPH = 2**23
 #: How often a pass is tried.
 _ATTEMPTS = 4
-#: How long to wait for a first worker, or for the scheduler to be back: a setting of Dask.
-_WAIT_SETTING, _WAIT = "semi_nmf_concepts.wait-for-workers", "30s"
 #: States of futures that will not be computed.
 _GONE = ("cancelled", "lost", "error")
 #: Seconds between looks at whether a pass can end at all.
@@ -158,13 +157,13 @@ class OnCluster:
         where = f"The Dask cluster at {self._address} has no workers"
         if deadline is None:
             warnings.warn(
-                f"{where}; waiting up to {_patience():g} s for one.", UserWarning, stacklevel=2
+                f"{where}; waiting up to {patience():g} s for one.", UserWarning, stacklevel=2
             )
-            return time.monotonic() + _patience()
+            return time.monotonic() + patience()
         if time.monotonic() > deadline:
             raise TimeoutError(
-                f"{where}, and none came within {_patience():g} s. (`dask.config` has the time to "
-                f"wait under {_WAIT_SETTING!r}.)"
+                f"{where}, and none came within {patience():g} s. (`dask.config` has the time to "
+                f"wait under {WAIT_SETTING!r}.)"
             )
         return deadline
 
@@ -175,7 +174,7 @@ class OnCluster:
             deadline = self._check_workers(deadline)
 
     def _check_connection(self):
-        deadline = time.monotonic() + _patience()
+        deadline = time.monotonic() + patience()
         while self.client.status == "connecting" and time.monotonic() < deadline:
             time.sleep(0.1)
         if self.client.status != "running":
@@ -249,13 +248,6 @@ def _pickled_bytes(work):
     buffers = []
     rest = cloudpickle.dumps(work, protocol=5, buffer_callback=buffers.append)
     return len(rest) + sum(buffer.raw().nbytes for buffer in buffers)
-
-
-def _patience():
-    import dask
-    from dask.utils import parse_timedelta
-
-    return parse_timedelta(dask.config.get(_WAIT_SETTING, _WAIT))
 
 
 def _described(error):

@@ -15,7 +15,7 @@ from ._alpha_search import search_alpha
 from ._checkpoint import Progress
 from ._objective import project_atoms, row_norms
 from ._row_work import CodePass
-from ._solvers import Descent, Record, State, refined, sampled_rows
+from ._solvers import Descent, DictionaryFit, Record, State, refined, sampled_rows
 from ._training import Trainer, median
 
 #: Rows of the sample: so many for each atom, as long as they take so many bytes; at least, and so
@@ -91,13 +91,18 @@ class RowTrainer:
         if progress is None:
             U, alpha = self._first_guess()
             progress = Progress(alpha, self._started(U), [], moved=self.given is None)
+        if progress.reached is not None and progress.reached <= self.estimator.tol:
+            state = progress.state
+            return DictionaryFit(state.U, state.V, progress.history, True), progress.alpha
         fit, alpha = self._fit(progress, keep=True), progress.alpha
         moved = progress.moved or fit.converged
         if self.estimator.n_active is not None:
             fit, alpha = self._adjusted(fit, alpha)
         if self.checkpoint is not None:
             end = State(fit.U, fit.U, None, fit.history[-1])
-            self.checkpoint.keep(Progress(alpha, end, fit.history, moved), always=True)
+            reached = self.estimator.tol if fit.converged else None
+            end = Progress(alpha, end, fit.history, moved, reached)
+            self.checkpoint.keep(end, always=True)
         return fit, alpha
 
     def _first_guess(self):
@@ -115,7 +120,7 @@ class RowTrainer:
 
     def _fit(self, progress, *, keep=False):
         """The fit that goes on from `progress`; the checkpoint is told of its iterations or not."""
-        alpha, state, history, moved = progress
+        alpha, state, history, moved, _ = progress
         record = Record(self.callback, self.observer, history=list(history))
 
         def kept(state):

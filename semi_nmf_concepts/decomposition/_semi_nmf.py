@@ -13,9 +13,10 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from ..streaming import is_row_source, open_rows
 from ._alpha_search import TOLERANCE as N_ACTIVE_TOLERANCE
-from ._arrays import BACKENDS, NUMPY, as_float64, choose_place, kind_of, move, to_numpy, working
-from ._base import Decomposer, check_codes, check_codes_shape, share_explained
+from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, working
+from ._base import Decomposer, check_codes, check_codes_shape
 from ._checkpoint import Checkpoint
 from ._data import ArrayData, RowData, as_kept
 from ._encode import encode, improve_codes, raise_not_finite, unconverged_message, zero_codes
@@ -30,7 +31,9 @@ from ._sources import (
     Codes,
     Reconstruction,
     blocks_of,
+    check_container,
     check_n_features,
+    check_options,
     coded_rows,
     is_by_rows,
     opened,
@@ -167,6 +170,8 @@ n_features), default="grow"
         What is subtracted before the factorisation: `mean_`, or zeros.
     whitening_axes_, whitening_scale_ : ndarrays of shape (r, n_features) and (r,), or None
         Principal axes and the standard deviations along them.
+    skipped_ : dict of str to str
+        Files that ``fit(X, on_error="skip")`` left out, and what is wrong with them.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Defined only where X has feature names that are all strings.
@@ -307,6 +312,9 @@ n_features), default="grow"
         array of shape (n_samples, n_components)
             Of the kind and precision of X.
         """
+        check_options(on_error)
+        if is_row_source(X):
+            X = open_rows(X, on_error=on_error)  # once, for both
         codes = self._fit(X, checkpoint=checkpoint, on_error=on_error, rechunk=rechunk)
         if codes is None:
             return self._transform(X, on_error=on_error, rechunk=rechunk)
@@ -340,12 +348,16 @@ n_features), default="grow"
         -------
         self
         """
+        is_first = not hasattr(self, "components_")
         if is_dask_array(X):
-            for block in X.rechunk({1: -1}).blocks:
-                self._partial_fit(block.compute())
+            from ._dask import check_dask
+
+            for block in check_dask(X).blocks:
+                self._partial_fit(to_numpy(block.compute()))
         elif is_by_rows(X):
-            for _, block in blocks_of(self, X, reset=not hasattr(self, "components_"))[1]:
-                self._partial_fit(block)
+            with blocks_of(self, X, reset=is_first) as (_, blocks):
+                for _, block in blocks:
+                    self._partial_fit(block)
         else:
             self._partial_fit(X)
         return self
@@ -386,30 +398,26 @@ n_features), default="grow"
         return self._transform(X, out=out, layout=layout, on_error=on_error, rechunk=rechunk)
 
     def _transform(self, X, *, out=None, layout="dense", on_error="raise", rechunk=True):
+        check_options(on_error, layout, out)
         if is_dask_array(X):
             return self._lazy_codes(X, out, rechunk)
-        if layout not in ("dense", "csr"):
-            raise ValueError(f"layout must be 'dense' or 'csr'; got {layout!r}.")
-        if layout == "csr" and out is None:
-            raise ValueError("layout='csr' is that of codes on disk: name a file with out=.")
         if out is not None or is_by_rows(X):
             if not is_by_rows(X):
                 X = to_numpy(self._validate(X, method="transform", finite=False)[0])
-            V, coding, rows = coded_rows(self, X, out, layout, on_error)
-            n_samples = rows.shape[0] if rows.shape[0] is not None else V.shape[0]
-            kind = NUMPY if out is None else None
+            V, coding, n_samples = coded_rows(self, X, out, layout, on_error)
         else:
             X, kind = self._validate(X, method="transform", finite=False)
             V, coding = self._codes_of(X)
-            n_samples = X.shape[0]
+            V, n_samples = move(V, kind), X.shape[0]
         self._warn_of_codes(coding, n_samples)
-        return V if kind is None else move(V, kind)
+        return V
 
     def _lazy_codes(self, X, out, rechunk):
         from ._dask import check_dask, map_rows
 
         if out is not None:
             raise ValueError("out= is for data that are no Dask array; use transform(X).to_zarr().")
+        check_container(self, "The codes of a Dask array wait to be computed")
         X = check_dask(X, rechunk=rechunk)
         check_n_features(self, X)
         return map_rows(X, Codes(self), self.components_.shape[0])
@@ -446,33 +454,16 @@ n_features), default="grow"
         V, kind = check_codes(self, V, method="inverse_transform")
         return move(self._reconstruct(V), kind)
 
-    def score(self, X, y=None):
-        """Share of the variation of X that the reconstruction explains; 1 is best.
-
-        ``1 - ||X - inverse_transform(transform(X))||^2 / ||X - mean_||^2`` with the mean of the
-        *training* data. It is negative where the reconstruction is worse than that mean. Where X
-        is that mean, so that there is nothing to explain, it is 1 or 0 (exact or not).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Also what is read block by block (see `fit`), and Dask arrays, which are computed.
-        y : ignored
-
-        Returns
-        -------
-        float
-        """
-        check_is_fitted(self, "components_")
+    def _errors_over(self, X):
         if not is_by_rows(X):
-            return super().score(X)
+            return super()._errors_over(X)
         work = Score(copy(self))
         if is_dask_array(X):
             with opened(self, X) as source:
                 check_n_features(self, source.passes)
-                return share_explained(*source.passes.reduce(work))
-        sums = [work(block, start, None) for start, block in blocks_of(self, X)[1]]
-        return share_explained(*np.sum(sums, axis=0))
+                return source.passes.reduce(work)
+        with blocks_of(self, X) as (_, blocks):
+            return sum(work(block, start, None) for start, block in blocks)
 
     # What fit and partial_fit consist of ---------------------------------------------------------
 
@@ -482,6 +473,7 @@ n_features), default="grow"
         `observer` is handed to `fit_dictionary`.
         """
         self._check_whiten()
+        check_options(on_error)
         random_state = check_random_state(self.random_state)
         options = {}
         with opened(
@@ -495,8 +487,7 @@ n_features), default="grow"
                 data, options = self._open_rows(source.passes, checkpoint, random_state)
             with data.backend.session():
                 codes = self._fit_data(data, random_state, observer, options)
-        if source.skipped is not None:
-            self.skipped_ = source.skipped
+        self.skipped_ = source.skipped or {}
         return codes
 
     def _fit_data(self, data, random_state, observer, options):
@@ -572,7 +563,7 @@ n_features), default="grow"
         data = RowData.open(passes, self, random_state)
         if checkpoint is not None:
             file.check_data(data.raw)
-        self._warn_of_too_many_atoms(data.sample, data.map_.offset, random_state)
+        self._warn_of_too_many_atoms(data.sample, data.map_.offset, random_state, passes.shape)
         return data, options
 
     def _place(self, kind):
@@ -608,8 +599,7 @@ n_features), default="grow"
         """Sort the atoms, compute the final codes, set the attributes; returns the codes."""
         U, V, statistics = self._sorted_and_coded(data, fit, alpha)
         # All attributes after all work: a fit that is interrupted leaves an earlier one whole.
-        for name in ("_codes_data", "skipped_"):  # of an earlier partial_fit, or fit to files
-            vars(self).pop(name, None)
+        vars(self).pop("_codes_data", None)  # of an earlier partial_fit
         self.alpha_ = alpha
         self._set_map(data)
         self._set_dictionary(data, U)
@@ -707,14 +697,14 @@ n_features), default="grow"
                 "components. Set it back, or call fit to start again."
             )
 
-    def _warn_of_too_many_atoms(self, X, offset, random_state):
-        """Warn where K exceeds the rank of X - offset."""
+    def _warn_of_too_many_atoms(self, X, offset, random_state, shape=None):
+        """Warn where K exceeds the rank of X - offset; `shape` is that of what X is a sample of."""
         rank = rank_up_to(X, offset, self.n_components, random_state)
         if rank < self.n_components:
             warnings.warn(
                 f"n_components={self.n_components} exceeds the rank of the data, {rank} (X has "
-                f"shape {tuple(X.shape)}): some atoms may be redundant or unused. Use fewer "
-                "components or more samples.",
+                f"shape {tuple(shape or X.shape)}): some atoms may be redundant or unused. Use "
+                "fewer components or more samples.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -1,9 +1,10 @@
 """What the methods of an estimator are given: an array, rows to read block by block, or Dask's."""
 
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,20 @@ class _Shaped:
         self.shape = (1, n_features)
 
 
+def check_options(on_error, layout="dense", out=None):
+    """Raise for values that are no options, whatever X is."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}.")
+    if layout not in ("dense", "csr"):
+        raise ValueError(f"layout must be 'dense' or 'csr'; got {layout!r}.")
+    if layout == "csr" and out is None:
+        raise ValueError("layout='csr' is that of codes on disk: name a file with out=.")
+
+
 # Codes -------------------------------------------------------------------------------------------
 
 
+@contextmanager
 def blocks_of(estimator, X, on_error="raise", *, reset=False):
     """The rows of X, and its blocks as pairs of first row and block: one pass.
 
@@ -112,59 +124,72 @@ def blocks_of(estimator, X, on_error="raise", *, reset=False):
     """
     rows = open_rows(X, on_error=on_error, once=True)
     check_n_features(estimator, rows, reset=reset)
-    return rows, rows.blocks(rows_at_a_time(estimator, rows))
+    with closing(rows.blocks(rows_at_a_time(estimator, rows))) as blocks:  # and what reads ahead
+        yield rows, blocks
 
 
 def coded_rows(estimator, X, out, layout, on_error):
-    """Codes of rows that are read block by block, and how that went.
+    """Codes of rows that are read block by block, how that went, and how many they are.
 
     In memory, or, with `out`, in a file or store.
     """
-    rows, blocks = blocks_of(estimator, X, on_error)
-    n_components = estimator.components_.shape[0]
     codings = []
 
-    def coded():
+    def coded(blocks):
         for _, block in blocks:
             V, coding = estimator._codes_of(block)
             codings.append(coding)
             yield V
 
-    if out is None:
-        codes = _joined(coded(), rows, n_components)
-    else:
-        _check_out(estimator, X, rows, out)
-        shape = (rows.shape[0], n_components)
-        with CodesWriter(out, shape, rows.dtype, layout=layout) as writer:
-            for V in coded():
-                writer.append(V)
+    with blocks_of(estimator, X, on_error) as (rows, blocks):
+        shape = (rows.shape[0], estimator.components_.shape[0])
+        if out is None:
+            codes = _joined(coded(blocks), shape, rows.dtype)
+        else:
+            _check_out(estimator, rows, out)
+            with CodesWriter(out, shape, rows.dtype, layout=layout) as writer:
+                for V in coded(blocks):
+                    writer.append(V)
+    if out is not None:
         codes = open_codes(out)
-    return codes, join_codings(codings), rows
+    return codes, join_codings(codings), codes.shape[0]
 
 
-def _joined(blocks, rows, n_components):
+def _joined(blocks, shape, dtype):
     """Blocks of codes as one array."""
-    if rows.shape[0] is None:
+    if shape[0] is None:
         return np.concatenate(list(blocks))
-    codes, start = np.empty((rows.shape[0], n_components), rows.dtype), 0
+    codes, start = np.empty(shape, dtype), 0
     for V in blocks:
         codes[start : start + len(V)] = V
         start += len(V)
     return codes
 
 
-def _check_out(estimator, X, rows, out):
+def _check_out(estimator, rows, out):
     """Raise where codes on disk cannot be what was asked for, or would replace the data."""
+    check_container(estimator, "out= leaves the codes on disk")
+    new = _resolved(out)
+    for place in rows.places:
+        old = _resolved(place)
+        if new == old or new in old.parents or old in new.parents:
+            raise ValueError(
+                f"out={str(out)!r} is where X is read from ({place}); name a file elsewhere."
+            )
+
+
+def _resolved(path):
+    return Path(os.path.normcase(os.path.realpath(os.path.expanduser(path))))
+
+
+def check_container(estimator, reason):
+    """Raise where set_output asks for a container that would hold all codes in memory."""
     container = _get_output_config("transform", estimator)["dense"]
     if container != "default":
         raise ValueError(
-            f"out= leaves the codes on disk, but set_output asks for {container!r}. Call "
-            "set_output(transform='default'), or leave out=None."
+            f"{reason}, but set_output asks for {container!r}. Call "
+            "set_output(transform='default')."
         )
-    # Rows from a path have it for a name; a Zarr array that was open before knows its own.
-    read_from = getattr(getattr(X, "store", None), "root", rows.name)
-    if os.path.realpath(read_from) == os.path.realpath(out):
-        raise ValueError(f"out={str(out)!r} is where X is read from; name another file.")
 
 
 class Codes:

@@ -18,6 +18,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 
+from .._dask_settings import WAIT_SETTING, patience
 from ._dask_tasks import (
     Job,
     NamedImage,
@@ -33,8 +34,6 @@ from ._images import ImageReadError, to_rgb
 # Tasks under way for each worker: one that runs, one that reads ahead (on a second thread), and one
 # that waits, so that no worker waits for this process.
 _AHEAD = 3
-# How long to wait for the scheduler, or for a first worker: a setting of Dask.
-_PATIENCE_SETTING, _PATIENCE = "semi_nmf_concepts.wait-for-workers", "30s"
 # Seconds after which to look whether there is still a cluster, while nothing comes from it.
 _LOOK_EVERY = 1.0
 # Seconds that a shard may take to become visible: network drives remember that a file was absent.
@@ -94,12 +93,12 @@ def cluster_of(client):
 def _connected(address):
     from distributed import Client
 
-    patience = _patience()
+    seconds = patience()
     try:
-        client = Client(address, timeout=patience, set_as_default=False)
+        client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise ConnectionError(
-            f"no Dask scheduler can be reached at {address!r} (tried for {patience:g} s). Start "
+            f"no Dask scheduler can be reached at {address!r} (tried for {seconds:g} s). Start "
             "one (`dask scheduler`, and `dask worker` on each machine), or check the address; "
             "without client= (--dask) this machine extracts alone."
         ) from error
@@ -125,13 +124,6 @@ def _quiet_client():
         yield
     finally:
         logger.setLevel(level)
-
-
-def _patience():
-    import dask
-    from dask.utils import parse_timedelta
-
-    return parse_timedelta(dask.config.get(_PATIENCE_SETTING, _PATIENCE))
 
 
 class Cluster:
@@ -274,17 +266,17 @@ class Cluster:
 
     def _first_of(self, done):
         """A future that has ended, unless the cluster is gone meanwhile."""
-        since, patience = time.monotonic(), _patience()
+        since, seconds = time.monotonic(), patience()
         while True:
             with contextlib.suppress(queue.Empty):
-                return done.get(timeout=min(_LOOK_EVERY, patience))
+                return done.get(timeout=min(_LOOK_EVERY, seconds))
             if self._workers():
                 since = time.monotonic()
-            elif time.monotonic() - since > patience:
+            elif time.monotonic() - since > seconds:
                 raise TimeoutError(
-                    f"the Dask scheduler at {self.address} has had no workers for {patience:g} s. "
+                    f"the Dask scheduler at {self.address} has had no workers for {seconds:g} s. "
                     f"Start some (`dask worker {self.address}`) and call extract again; it goes on "
-                    f"where it stopped. The setting {_PATIENCE_SETTING} of dask.config is how "
+                    f"where it stopped. The setting {WAIT_SETTING} of dask.config is how "
                     "long to wait."
                 )
 

@@ -235,7 +235,7 @@ def test_arrays_in_memory_and_tables(tmp_path, undisturbed):
         path = tmp_path / "new" / f"{name}.npz"
         fitted = model().fit(data, checkpoint=path)
         assert_allclose(fitted.objective_, expected.objective_, rtol=1e-9)
-        assert path.exists() and not hasattr(fitted, "skipped_")
+        assert path.exists() and fitted.skipped_ == {}
     assert list(fitted.feature_names_in_) == list(frame.columns)
     V = fitted.transform(frame)  # without a warning of names
     again = model()
@@ -567,3 +567,15 @@ def test_a_killed_process_loses_little(tmp_path, undisturbed):
         assert_allclose(fitted.objective_, expected.objective_, rtol=1e-6)
         if moment != "file 1":
             assert rest.n_passes < source.n_passes
+
+
+def test_a_fit_that_has_ended_is_not_fitted_further(tmp_path, undisturbed):
+    path = tmp_path / "fit.npz"
+    first = model().fit(open_rows(X), checkpoint=path)
+    content = path.read_bytes()
+    again = model().fit(open_rows(X), checkpoint=path)
+    assert again.n_iter_ == first.n_iter_ and again.objective_ == first.objective_
+    assert_array_equal(again.components_, first.components_)
+    assert path.read_bytes() == content
+    further = model(tol=1e-12).fit(open_rows(X), checkpoint=path)
+    assert further.n_iter_ > first.n_iter_ and further.objective_ <= first.objective_ * (1 + 1e-9)

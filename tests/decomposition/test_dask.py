@@ -224,6 +224,25 @@ def test_columns_in_several_chunks(data):
         model.transform(split, rechunk=False)
 
 
+def test_partial_fit_looks_at_the_array_first(data):
+    Z = da.from_array(data[0], chunks=(300, 5))
+    model = SemiNMFConcepts(K, alpha=0.3, random_state=0)
+    for bad in (Z[Z[:, 0] > 0], Z.astype(object), Z[:, 0]):
+        with pytest.raises(ValueError, match="compute_chunk_sizes|dtype is object|two dimensions"):
+            model.partial_fit(bad)
+    with pytest.warns(UserWarning, match="rechunk"):
+        model.partial_fit(Z)
+
+
+def test_data_frames_of_dask_are_refused():
+    frames = pytest.importorskip("dask.dataframe")
+    import pandas as pd
+
+    frame = frames.from_pandas(pd.DataFrame(np.eye(6)), npartitions=2)
+    with pytest.raises(TypeError, match=r"to_dask_array\(lengths=True\)"):
+        SemiNMFConcepts(2).fit(frame)
+
+
 def test_other_bad_calls(data, tmp_path):
     X, _ = data
     Z = da.from_array(X, chunks=(300, D))
@@ -234,3 +253,9 @@ def test_other_bad_calls(data, tmp_path):
         model.inverse_transform(Z)
     with pytest.raises(ValueError, match="to_zarr"):
         model.transform(Z, out=tmp_path / "codes.zarr")
+    with pytest.raises(ValueError, match="layout must be"):
+        model.transform(Z, layout="coo")
+    with pytest.raises(ValueError, match="on_error must be"):
+        model.fit(Z, on_error="ignore")
+    with pytest.raises(ValueError, match="set_output asks for 'pandas'"):
+        model.set_output(transform="pandas").transform(Z)

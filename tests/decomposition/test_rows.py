@@ -361,7 +361,7 @@ def test_a_fit_takes_the_same_path_as_in_memory(parameters, dtype):
             assert mine.dtype == other.dtype
             assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
     assert_allclose(rows.codes_gram_, memory.codes_gram_, rtol=1e-2, atol=1.0)
-    assert vars(rows).keys() == vars(memory).keys() | {"skipped_"}
+    assert vars(rows).keys() == vars(memory).keys()
     assert rows.skipped_ == {}
     for name in ("components_", "dictionary_"):
         assert getattr(rows, name).dtype == getattr(memory, name).dtype
@@ -428,7 +428,7 @@ def test_what_fits_in_one_block_is_fitted_in_memory(tmp_path):
         fitted = model().fit(source)
         assert_array_equal(fitted.components_, model().fit(X).components_)
         assert fitted.skipped_ == {}
-    assert not hasattr(fitted.fit(X), "skipped_")
+    assert fitted.fit(X).skipped_ == {}
 
 
 def test_too_few_iterations_warn():
@@ -669,6 +669,35 @@ def test_codes_do_not_replace_what_they_are_of(tmp_path):
     assert_array_equal(stored[:], X)
 
 
+def test_codes_do_not_replace_parts_of_what_they_are_of(tmp_path):
+    X = planted(15)
+    fitted = quickly(X).fit(X)
+    (tmp_path / "fold").mkdir()
+    path, shard = tmp_path / "Z.npy", tmp_path / "fold" / "a.npy"
+    np.save(path, X)
+    np.save(shard, X)
+    stored = as_zarr(X, tmp_path, [100])
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "fold", target_is_directory=True)
+    for source, out in [
+        (open_rows([path, path]), path),
+        (open_rows([X, open_rows([path])]), path),
+        (tmp_path / "fold", shard),
+        (tmp_path / "fold", tmp_path / "fold" / "new.npy"),
+        (tmp_path / "fold", link / "new.npy"),
+        (link, tmp_path / "fold" / "new.npy"),
+        (open_rows(stored), tmp_path / "a.zarr"),
+        (open_rows([stored, stored]), tmp_path / "a.zarr"),
+        (stored, tmp_path / "a.zarr" / "codes.npy"),
+    ]:
+        with pytest.raises(ValueError, match="is where X is read from"):
+            fitted.transform(source, out=out)
+    assert os.listdir(tmp_path / "fold") == ["a.npy"]
+    for source in (path, shard, stored):
+        assert_array_equal(open_rows(source)[:], X)
+    fitted.transform(tmp_path / "fold", out=tmp_path / "folds.npy")  # beside it
+
+
 def test_codes_of_a_bad_block_leave_what_was_there(tmp_path):
     X = planted(16)
     fitted = quickly(X).fit(X)
@@ -709,15 +738,16 @@ def test_containers_of_scikit_learn(tmp_path):
         ({"layout": "csr"}, "name a file with out="),
         ({"layout": "csr", "out": "c.npy"}, "csr.*zarr.*c.npy"),
         ({"out": "c.txt"}, r"c\.txt"),
-        ({"on_error": "ignore"}, "on_error='ignore' must be 'raise' or 'skip'"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip'; got 'ignore'"),
     ],
 )
 def test_bad_options_are_named(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     X = planted(18, n_samples=60)
     fitted = quickly(X).fit(X)
-    with pytest.raises(ValueError, match=message):
-        fitted.transform(open_rows(X), **options)
+    for data in (X, open_rows(X)):
+        with pytest.raises(ValueError, match=message):
+            fitted.transform(data, **options)
     assert os.listdir(tmp_path) == []
 
 
@@ -966,3 +996,27 @@ def test_damaged_files_can_be_left_out(shards):
         os.unlink(folder / f"{i}.npy")
     with pytest.raises(ValueError, match="Nothing is left"):
         model().fit(folder, on_error="skip")
+
+
+def test_stored_codes_go_back_to_samples(tmp_path):
+    X = planted(19)
+    fitted = quickly(X).fit(open_rows(X))
+    expected = fitted.inverse_transform(fitted.transform(X))
+    for name, layout in (("c.npy", "dense"), ("d.zarr", "dense"), ("s.zarr", "csr")):
+        codes = fitted.transform(open_rows(X), out=tmp_path / name, layout=layout)
+        assert_allclose(fitted.inverse_transform(codes), expected, rtol=1e-6)
+    with pytest.raises(TypeError, match="open_codes"):
+        fitted.inverse_transform(str(tmp_path / "c.npy"))
+
+
+def test_no_thread_outlives_a_pass_that_failed(tmp_path):
+    X = planted(20)
+    fitted = quickly(X).fit(X)
+    X[-1, 0] = np.nan
+    np.save(tmp_path / "X.npy", X)
+    before, errors = threading.active_count(), []
+    for method in (fitted.transform, fitted.score, fitted.partial_fit):
+        with pytest.raises(ValueError, match="NaN") as error:
+            method(str(tmp_path / "X.npy"))
+        errors.append(error)  # as a notebook keeps it
+    assert threading.active_count() == before
