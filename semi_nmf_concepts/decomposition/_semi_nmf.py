@@ -380,7 +380,8 @@ n_features), default="grow"
             whatever `semi_nmf_concepts.open_rows` takes; or a Dask array.
         out : path-like, default=None
             Where to write the codes, block by block, instead of returning them in memory:
-            ``"codes.npy"`` or ``"codes.zarr"``. It appears when all is written.
+            ``"codes.npy"`` or ``"codes.zarr"``, which is none of the files and in none of the
+            folders that X is read from. It appears when all is written.
         layout : {"dense", "csr"}, default="dense"
             Of the codes in `out`; "csr" (compressed sparse rows, in Zarr) takes the place that the
             active codes need.

@@ -169,6 +169,8 @@ def _joined(blocks, shape, dtype):
 def _check_out(estimator, rows, out):
     """Raise where codes on disk cannot be what was asked for, or would replace the data."""
     check_container(estimator, "out= leaves the codes on disk")
+    if not isinstance(out, str | os.PathLike):
+        return  # CodesWriter says what it has to be
     new = _resolved(out)
     for place in rows.places:
         old = _resolved(place)

@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class ArrayRows(RowBlocks):
 
     def __init__(self, array, name):
         check_shape(array.shape, name)
-        super().__init__(array.shape, handed_out(array.dtype, name), name)
+        places = _mapped_files(array)
+        super().__init__(array.shape, handed_out(array.dtype, name), name, places=places)
         self._array, self.stored = np.asarray(array), array.dtype
         self._map = _FileMap(array) if getattr(array, "_mmap", None) is not None else None
 
@@ -70,6 +72,15 @@ class ArrayRows(RowBlocks):
             up_cast(self._rows(indices[part]), out[part])
 
 
+def _mapped_files(array):
+    """The file that an array, or what it is a part of, is mapped from."""
+    while array is not None:
+        if getattr(array, "filename", None) is not None:
+            return (array.filename,)
+        array = getattr(array, "base", None)
+    return ()
+
+
 class _FileMap:
     """The file behind a np.memmap: to read where it no longer is would end the process."""
 
@@ -90,9 +101,10 @@ def _touch(view):
 class ChunkedRows(RowBlocks):
     """Rows of an array that is read by slices: one of Zarr or h5py, say."""
 
-    def __init__(self, array, name):
+    def __init__(self, array, name, places=None):
         check_shape(array.shape, name)
-        super().__init__(array.shape, handed_out(array.dtype, name), name)
+        places = _stores(array) if places is None else places
+        super().__init__(array.shape, handed_out(array.dtype, name), name, places=places)
         self._array = array
         row = self.shape[1] * np.dtype(array.dtype).itemsize
         self._chunk = _rows_of_a_chunk(array)
@@ -133,6 +145,17 @@ class ChunkedRows(RowBlocks):
         for part in runs(indices, self._chunk, self._band):
             first, last = indices[part][[0, -1]]
             up_cast(self._rows(first, last + 1)[indices[part] - first], out[part])
+
+
+def _stores(array):
+    """Where an array of Zarr or h5py is, if it is in the file system."""
+    store = getattr(array, "store", None)
+    if getattr(store, "root", None) is not None:
+        return (os.path.join(store.root, array.path),)
+    if isinstance(getattr(store, "path", None), os.PathLike):  # an archive
+        return (store.path,)
+    name = getattr(getattr(array, "file", None), "filename", None)
+    return () if name is None else (os.fsdecode(name),)
 
 
 def _rows_of_a_chunk(array):

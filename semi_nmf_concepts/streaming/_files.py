@@ -5,6 +5,7 @@ They are read, not mapped: a file that becomes shorter while it is mapped ends t
 
 import contextlib
 import os
+import stat
 
 import numpy as np
 
@@ -35,8 +36,10 @@ def open_file(path, array_name=None):
     OSError
         If the file cannot be read.
     ValueError
-        If it is cut off, or holds no such rows.
+        If it is no regular file, is cut off, or holds no such rows.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for whoever writes
+        raise ValueError(f"{path} is no regular file.")
     if path.suffix == ".npy":
         return _open_npy(path)
     places = find_arrays(path)
@@ -69,7 +72,7 @@ class FileRows(RowBlocks):
 
     def __init__(self, path, dtype, shape, offset):
         check_shape(shape, str(path))
-        super().__init__(shape, handed_out(dtype, path), str(path))
+        super().__init__(shape, handed_out(dtype, path), str(path), places=[path])
         self._path, self._offset = path, offset
         self.stored = dtype
         self._row = shape[1] * dtype.itemsize

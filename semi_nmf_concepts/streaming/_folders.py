@@ -76,6 +76,11 @@ def find_shards(folder):
     return [Shard(path) for path in sorted(paths, key=_natural)]
 
 
+def is_listed(folder):
+    """Whether all files in a folder are its shards: none of them says which are."""
+    return not (folder / INDEX).is_file() and not (folder / _JOINED).is_file()
+
+
 def _natural(path):
     """Numbers in names are compared as numbers."""
     pieces = re.split(r"(\d+)", path.name)
@@ -84,6 +89,8 @@ def _natural(path):
 
 def _results(folder):
     """The folders of the results of an extraction that has ended; [] where there are none."""
+    if not (folder / _MANIFEST).is_file():
+        return []
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         status, names = manifest["status"], [entry["folder"] for entry in manifest["results"]]

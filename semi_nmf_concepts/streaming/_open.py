@@ -10,7 +10,7 @@ import numpy as np
 from .._messages import some
 from ._arrays import ArrayRows, ChunkedRows
 from ._files import SUFFIXES, open_file
-from ._folders import find_shards
+from ._folders import find_shards, is_listed
 from ._row_blocks import RowBlocks
 from ._sources import is_array_in_file, is_function, yields_blocks
 from ._stacked import StackedRows
@@ -59,14 +59,16 @@ def open_rows(X, *, on_error="raise", once=False):
     Notes
     -----
     Only headers, sizes and counts are checked when files are opened, so that this takes no time.
-    Nothing is ever unpickled.
+    Nothing is ever unpickled. Chunks that a Zarr array does not have read as its fill value, mostly
+    zeros: Zarr leaves chunks of nothing else away, so that one that was lost cannot be told.
 
     Any program may write a folder of shards with an index, ``rows.json``::
 
         {"format": 1, "array": "Z", "dtype": "float32", "n_features": 64,
          "files": [{"file": "shards/a.safetensors", "n_rows": 17}]}
 
-    Paths are relative to the folder of the index; `array` is that of .safetensors files.
+    Paths are relative to the folder of the index; `array` is that of .safetensors files. An index
+    is trusted: absolute paths and such with ``..`` may name any file that the process can read.
 
     Examples
     --------
@@ -150,7 +152,11 @@ class _Opener:
         if path.is_dir():
             shards = find_shards(path)
             parts = [self.tried(shard.path, shard.open) for shard in shards]
-            return self.stacked(parts, str(path))
+            rows = self.stacked(parts, str(path))
+            # Where an index says which files there are, others may come beside them.
+            folder = [path] if is_listed(path) else []
+            rows.places = tuple(map(str, [*folder, *(shard.path for shard in shards)]))
+            return rows
         if path.suffix not in SUFFIXES:
             raise ValueError(
                 f"{path} is no file that rows are read from; there are {', '.join(SUFFIXES)}, "

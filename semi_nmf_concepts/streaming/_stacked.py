@@ -20,7 +20,8 @@ class StackedRows(RowBlocks):
                 )
         lengths = [len(part) for part in parts]
         dtype = np.result_type(*(part.dtype for part in parts))
-        super().__init__((sum(lengths), first.shape[1]), dtype, name, skipped)
+        places = dict.fromkeys(place for part in parts for place in part.places)
+        super().__init__((sum(lengths), first.shape[1]), dtype, name, skipped, places)
         self._parts, self._bounds = parts, np.cumsum([0, *lengths])
 
     @contextlib.contextmanager

@@ -58,6 +58,11 @@ def as_rows(block, what):
     """
     if isinstance(block, list | tuple) and len(block) == 1:
         (block,) = block
+    if isinstance(block, list | tuple):
+        raise TypeError(
+            f"{what} is of type {type(block).__name__} with {len(block)} entries; it must be an "
+            "array of rows: of pairs (x, y), say, yield x alone."
+        )
     if type(block).__module__.partition(".")[0] == "torch" and hasattr(block, "detach"):
         block = _of_torch(block, what)
     if not hasattr(block, "__array__") or hasattr(block, "tocsr"):
@@ -81,7 +86,14 @@ def _of_torch(tensor, what):
 def check_shape(shape, what):
     """Raise ValueError unless this is the shape of at least one row of at least one feature."""
     if len(shape) != 2:
-        raise ValueError(f"Expected 2D array, got {len(shape)}D array instead: {what}.")
+        advice = (
+            " Reshape your data either using array.reshape(-1, 1) if your data has a single "
+            "feature or array.reshape(1, -1) if it contains a single sample."
+        )
+        raise ValueError(
+            f"Expected 2D array, got {len(shape)}D array instead: {what}."
+            f"{advice if len(shape) < 2 else ''}"
+        )
     for size, name in zip(shape, ("sample", "feature"), strict=True):
         if size == 0:
             raise ValueError(

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+from math import ceil
 from numbers import Integral
 from pathlib import Path
 
@@ -364,7 +365,8 @@ def open_codes(path):
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If there is something else, or it is damaged.
+        If there is something else, or it is damaged: cut off, say, or without one of its chunks,
+        which Zarr itself would read as zeros.
     ImportError
         If `path` ends in ``.zarr`` and Zarr is not installed.
 
@@ -395,6 +397,8 @@ def open_codes(path):
 
 
 def _opened_npy(path):
+    if not path.is_file():  # to open a pipe would wait for whoever writes
+        raise ValueError("no regular file")
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -402,6 +406,7 @@ def _opened_zarr(path):
     zarr = _zarr()
     node = zarr.open(_store(path, read_only=True), mode="r")
     if isinstance(node, zarr.Array):
+        _check_chunks(node)
         return node
     if node.attrs.get("encoding-type") != _CSR_ATTRIBUTES["encoding-type"]:
         raise ValueError(
@@ -417,10 +422,25 @@ def _opened_zarr(path):
 
 
 def _whole(array):
-    # Zarr would read zeros from chunks that are not there.
-    if array.nchunks_initialized < array.nchunks:
-        raise ValueError(f"chunks of {array.name} are missing")
+    _check_chunks(array)
     return array[:]
+
+
+def _check_chunks(array):
+    """Raise ValueError where chunks are not there: Zarr would read zeros from them."""
+    # array.nchunks_initialized takes time with the square of their number.
+    folder = os.path.join(array.store.root, array.path)
+    there = {
+        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+        for parent, _, names in os.walk(folder)
+        for name in names
+    }
+    sizes = array.shards or array.chunks
+    grid = (ceil(n / size) for n, size in zip(array.shape, sizes, strict=True))
+    for place in np.ndindex(*grid):
+        key = array.metadata.encode_chunk_key(place)
+        if key not in there:
+            raise ValueError(f"chunks of {array.name} are missing, such as {key}")
 
 
 def _store(path, read_only=False):

@@ -1,6 +1,7 @@
 """Rows of objects that yield blocks."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from types import GeneratorType
 
@@ -20,7 +21,7 @@ def open_yielded(source, name, once):
     """
 
     def make():
-        return iter(source if hasattr(source, "__iter__") else source())
+        return iter(source) if hasattr(source, "__iter__") else _iterator_of(source, name)
 
     if once:
         return OnceRows(make(), name)
@@ -30,6 +31,35 @@ def open_yielded(source, name, once):
             "iterated over again and again, or a function that returns a new iterator."
         )
     return YieldedRows(make, name)
+
+
+def _iterator_of(function, name):
+    """What a function returns that takes no arguments."""
+    if not _needs_nothing(function):
+        raise TypeError(
+            f"{name} is of type {type(function).__name__}, which cannot be called without "
+            "arguments; rows come from a function without arguments that returns an iterator of "
+            "blocks (2-d arrays), from arrays, paths, and objects that yield such blocks."
+        )
+    made = function()
+    if hasattr(made, "shape") or not hasattr(made, "__iter__"):
+        raise TypeError(
+            f"{name} is a function that returned {type(made).__name__}; it must return an iterator "
+            "of blocks (2-d arrays)."
+        )
+    return iter(made)
+
+
+def _needs_nothing(function):
+    if any(c.__module__.startswith("torch.nn.modules") for c in type(function).__mro__):
+        return False  # its signature does not tell
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # it has none that is known
+        return True
+    return True
 
 
 class YieldedRows(RowBlocks):

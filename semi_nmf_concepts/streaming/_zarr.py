@@ -25,7 +25,7 @@ def open_zarr(path):
                 f"called {STATES!r}; it has {', '.join(map(repr, arrays)) or 'none'}."
             )
         found = arrays.get(STATES) or next(iter(arrays.values()))
-    return ChunkedRows(found, str(path))
+    return ChunkedRows(found, str(path), [path])
 
 
 def import_zarr():

@@ -696,6 +696,8 @@ def test_codes_do_not_replace_parts_of_what_they_are_of(tmp_path):
     for source in (path, shard, stored):
         assert_array_equal(open_rows(source)[:], X)
     fitted.transform(tmp_path / "fold", out=tmp_path / "folds.npy")  # beside it
+    with pytest.raises(TypeError, match="out is a path, got 3"):
+        fitted.transform(tmp_path / "fold", out=3)
 
 
 def test_codes_of_a_bad_block_leave_what_was_there(tmp_path):

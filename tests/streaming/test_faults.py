@@ -1,11 +1,13 @@
 """Files that are missing, cut off or strange; folders; bad input."""
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from semi_nmf_concepts._safetensors import write_arrays
@@ -335,6 +337,31 @@ def test_zarr_that_is_not_installed(tmp_path, monkeypatch):
         open_rows(tmp_path / "a.zarr")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system here")
+def test_pipes_are_not_waited_for(tmp_path):
+    for name in ("a.npy", "a.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is no regular file"):
+            open_rows(tmp_path / name)
+    os.mkfifo(tmp_path / "manifest.json")
+    entry = {"file": "a.npy", "n_rows": 4}
+    content = {"format": 1, "array": "Z", "dtype": "float32", "n_features": 3, "files": [entry]}
+    (tmp_path / "rows.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="a.npy is no regular file"):
+        open_rows(tmp_path)
+
+
+def test_an_index_may_name_any_file(tmp_path):
+    far = save(tmp_path / "far" / "a.npy", Z)
+    (tmp_path / "near").mkdir()
+    entry = {"file": str(far), "n_rows": 20}
+    content = {"format": 1, "array": "Z", "dtype": "float32", "n_features": 3, "files": [entry]}
+    (tmp_path / "near" / "rows.json").write_text(json.dumps(content))
+    rows = open_rows(tmp_path / "near")
+    np.testing.assert_array_equal(rows, Z)
+    assert rows.places == (str(far),)
+
+
 # Bad input ---------------------------------------------------------------------------------------
 
 MESSAGES = [
@@ -344,7 +371,8 @@ MESSAGES = [
     (Z * 1j, ValueError, "Complex data not supported: X"),
     (Z.astype("datetime64[s]"), ValueError, "real numbers"),
     (Z[0], ValueError, "Expected 2D array, got 1D array instead"),
-    (Z[None], ValueError, "Expected 2D array, got 3D"),
+    (Z[0], ValueError, r"1D array instead: X\. Reshape your data either using array\.reshape"),
+    (Z[None], ValueError, r"Expected 2D array, got 3D array instead: X\.$"),
     (Z[:0], ValueError, r"0 sample\(s\) \(shape=\(0, 3\)\) while a minimum of 1"),
     (Z[:, :0], ValueError, r"0 feature\(s\)"),
     ([], ValueError, "X is empty"),
@@ -354,6 +382,10 @@ MESSAGES = [
     (3, TypeError, "X is of type int; rows come from"),
     (None, TypeError, "NoneType"),
     ({"Z": Z}, TypeError, "dict"),
+    (lambda: Z, TypeError, "returned ndarray; it must return an iterator of blocks"),
+    (lambda: None, TypeError, "returned NoneType; it must return an iterator of blocks"),
+    (lambda x: iter([x]), TypeError, "function, which cannot be called without arguments; rows"),
+    (torch.nn.Linear(3, 2), TypeError, "Linear, which cannot be called without arguments; rows"),
     (InFile(Z * 1j), ValueError, "Complex"),
     (InFile(Z[:0]), ValueError, r"0 sample\(s\)"),
 ]
@@ -375,7 +407,8 @@ BLOCKS = [
     ([Z, "text"], TypeError, "block 1 of X is of type str"),
     ([Z, {"Z": Z}], TypeError, "block 1 of X is of type dict"),
     ([Z, None], TypeError, "block 1 of X is of type NoneType"),
-    ([(Z, Z)], TypeError, "block 0 of X is of type tuple"),
+    ([(Z, Z)], TypeError, "block 0 of X is of type tuple.*yield x alone"),
+    ([[Z, Z]], TypeError, "block 0 of X is of type list with 2 entries"),
 ]
 
 
@@ -396,7 +429,6 @@ def test_a_wider_type_that_comes_too_late():
 
 def test_a_sparse_block_and_one_on_another_device():
     import scipy.sparse
-    import torch
 
     for block, message in (
         (scipy.sparse.eye_array(3, format="csr"), "type csr_array"),

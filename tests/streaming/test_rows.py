@@ -17,7 +17,15 @@ from semi_nmf_concepts.streaming import (
     open_rows,
     row_priorities,
 )
-from tests.streaming._made import SOURCES, InFile, Loader, as_npy, as_npy_shards, save_bfloat16
+from tests.streaming._made import (
+    SOURCES,
+    InFile,
+    Loader,
+    as_memmap,
+    as_npy,
+    as_npy_shards,
+    save_bfloat16,
+)
 
 CUTS = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 DTYPES = ["float16", "float32", "float64", "int16", "uint8"]
@@ -79,11 +87,106 @@ def test_rows_are_indexed_as_those_of_an_array(key):
         np.testing.assert_array_equal(rows[np.array(key)], Z[key])
 
 
-@pytest.mark.parametrize("key", [9, -10, [0, 9], (0, 1), 0.5, [0.5], [[0]], "a", [True], None])
+@pytest.mark.parametrize(
+    "key",
+    [
+        9,
+        -10,
+        [0, 9],
+        (0, 3),
+        (0, 1, 2),
+        (None, 0),
+        (0, None),
+        (0, 0.5),
+        ([0], [0]),
+        (..., ...),
+        (0, "a"),
+        (0, True),
+        0.5,
+        [0.5],
+        [[0]],
+        "a",
+        [True],
+        None,
+    ],
+)
 def test_other_keys_are_errors(key):
     rows = open_rows([data(4), data(5)])
     with pytest.raises(IndexError):
         rows[key]
+
+
+COLUMNS = st.one_of(
+    st.integers(-3, 2),
+    st.lists(st.integers(-3, 2), max_size=4),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.slices(3),
+)
+
+
+@given(key=KEYS, columns=COLUMNS)
+def test_columns_are_indexed_on_top(key, columns):
+    Z = data(9)
+    rows = open_rows([Z[:4], Z[4:]])
+    for whole in ((key,), (key, ...), (..., key, slice(None)), (key, slice(None))):
+        np.testing.assert_array_equal(rows[whole], Z[key])
+    np.testing.assert_array_equal(rows[..., columns], Z[..., columns])
+    if isinstance(key, int | slice) or isinstance(columns, int | slice):
+        np.testing.assert_array_equal(rows[key, columns], Z[key][..., columns])
+        np.testing.assert_array_equal(rows[key, ..., columns], Z[key][..., columns])
+    np.testing.assert_array_equal(rows[...], Z)
+    np.testing.assert_array_equal(rows[()], Z)
+    assert rows.size == Z.size
+
+
+def test_splits_of_scikit_learn():
+    from sklearn.decomposition import PCA
+    from sklearn.model_selection import GridSearchCV, train_test_split
+
+    Z = data(40)
+    rows = open_rows([Z[:7], Z[7:]])
+    for found, expected in zip(
+        train_test_split(rows, random_state=0), train_test_split(Z, random_state=0), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    searches = [GridSearchCV(PCA(), {"n_components": [1, 2]}, cv=3).fit(X) for X in (rows, Z)]
+    scores = [search.cv_results_["mean_test_score"] for search in searches]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+PLACES = {
+    "as_memmap": ["mapped.npy"],
+    "as_columns": ["columns.npy"],
+    "as_npy": ["one.npy"],
+    "as_safetensors": ["one.safetensors"],
+    "as_npy_shards": ["npy", "npy/part-0.npy", "npy/part-1.npy"],
+    "as_safetensors_shards": ["parts", "parts/0.safetensors", "parts/1.safetensors"],
+    "as_list": ["first.npy"],
+    "as_zarr": ["a.zarr"],
+    "as_zarr_path": ["a.zarr"],
+}
+
+
+@pytest.mark.parametrize("make", SOURCES)
+def test_places_are_what_is_read(make, tmp_path):
+    rows = open_rows(make(data(9), tmp_path, (4,)))
+    places = {Path(place) for place in rows.places}
+    assert places == {tmp_path / name for name in PLACES.get(make.__name__, [])}
+    assert set(open_rows([data(2), rows]).places) == set(rows.places)
+
+
+def test_places_of_parts_of_files(tmp_path):
+    import zarr
+
+    mapped = as_memmap(data(9), tmp_path, ())
+    assert open_rows(np.asarray(mapped)[2:]).places == (str(tmp_path / "mapped.npy"),)
+    array = zarr.open_group(tmp_path / "g.zarr").create_array("Z", data=data(9))
+    assert open_rows(array).places == (str(tmp_path / "g.zarr" / "Z"),)
+    assert open_rows(tmp_path / "g.zarr").places == (str(tmp_path / "g.zarr"),)
+    with zarr.storage.ZipStore(tmp_path / "z.zip", mode="w") as store:
+        array = zarr.create_array(store, data=data(9))
+        assert open_rows(array).places == (str(tmp_path / "z.zip"),)
+    assert open_rows(zarr.create_array({}, data=data(9))).places == ()
 
 
 def test_what_take_refuses():

@@ -449,6 +449,34 @@ def test_damage_is_an_error(tmp_path, file, damage, message):
         open_codes(out)
 
 
+@pytest.mark.parametrize("chunk", ["c/0/0", "c/1/0", "c/4/0"])
+def test_a_lost_chunk_of_a_dense_store_is_an_error(tmp_path, chunk):
+    V = np.zeros((18, 3))
+    write(tmp_path / "codes.zarr", V, "dense", batch_size=4)
+    np.testing.assert_array_equal(open_codes(tmp_path / "codes.zarr")[:], V)
+    (tmp_path / "codes.zarr" / chunk).unlink()
+    with pytest.raises(ValueError, match=f"codes.zarr holds no codes, or is damaged: .*{chunk}"):
+        open_codes(tmp_path / "codes.zarr")
+
+
+@pytest.mark.parametrize("parameters", [{"zarr_format": 2}, {"shards": (4, 4)}])
+def test_chunks_of_other_stores(tmp_path, parameters):
+    V = np.arange(1.0, 31.0).reshape(10, 3)
+    out = tmp_path / "codes.zarr"
+    zarr.create_array(out, data=V, chunks=(2, 2), **parameters)
+    np.testing.assert_array_equal(open_codes(out)[:], V)
+    next(path for path in out.rglob("*") if path.is_file() and path.name[0] in "01").unlink()
+    with pytest.raises(ValueError, match="chunks of / are missing"):
+        open_codes(out)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "codes.npy")
+    with pytest.raises(ValueError, match=r"codes\.npy holds no codes.*no regular file"):
+        open_codes(tmp_path / "codes.npy")
+
+
 # ---- real faults, each in a process of its own ----
 
 _WRITE_ALL = """
