@@ -14,6 +14,7 @@ from functools import partial, reduce
 import numpy as np
 from array_api_compat import is_cupy_array, is_dask_array
 
+from ..streaming import open_rows
 from ._arrays import kind_of, to_numpy, widened
 from ._row_passes import RowPasses
 
@@ -127,14 +128,17 @@ class DaskPasses(RowPasses):
     bytes_per_row : int, default=0
         About how much work remembers of a row: for Dask, which counts what workers hold, and what
         it takes to move it.
+    n_at_once : int, default=None
+        Rows of a chunk that work gets at a time. Default: all.
     """
 
-    def __init__(self, X, dtype=None, *, bytes_per_row=0):
+    def __init__(self, X, dtype=None, *, bytes_per_row=0, n_at_once=None):
         self.X, self.shape = X, X.shape
         self.dtype = _working_dtype(X.dtype) if dtype is None else np.dtype(dtype)
         self.lengths = X.chunks[0]
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).tolist()
         self.bytes_per_row = bytes_per_row
+        self.n_at_once = max(self.lengths) if n_at_once is None else n_at_once
         self._runner = None
 
     def reduce(self, work):
@@ -175,7 +179,14 @@ class DaskPasses(RowPasses):
         for index, start in enumerate(self.starts):
             key = (name, index)
             graph[key] = runner.chunks.task(
-                key, index, _worked, work, runner.memory(index), start, *self._expected(index)
+                key,
+                index,
+                _worked,
+                work,
+                runner.memory(index),
+                start,
+                self.n_at_once,
+                *self._expected(index),
             )
             keys.append(key)
         return graph, [_add_tree(graph, f"add-{name}", work, keys)]
@@ -217,10 +228,30 @@ def _add_tree(graph, name, work, keys):
 # Tasks --------------------------------------------------------------------------------------------
 
 
-def _worked(block, work, memory, start, name, shape, dtype):
-    block = _as_rows(_checked(block, name, shape), dtype)
+def _worked(block, work, memory, start, n_at_once, name, shape, dtype):
+    block, total = _checked(block, name, shape), None
     with memory.borrowed() as contents:
-        return work(block, start, contents)
+        for first, rows in _pieces(block, n_at_once, dtype):
+            part = work(rows, start + first, contents.setdefault(first, {}))
+            total = part if total is None else work.add(total, part)
+    return total
+
+
+def _pieces(block, n_at_once, dtype):
+    """Pairs of first row and some rows of a chunk in the working dtype, in C order.
+
+    Of a large chunk in host memory there is no whole copy: one of the size of a few rows, used
+    again and again, stays in the cache, and costs no page faults.
+    """
+    if not isinstance(block, np.ndarray) or len(block) <= n_at_once:
+        yield 0, _as_rows(block, dtype)
+        return
+    rows = open_rows(block)
+    if rows.dtype == dtype:
+        yield from rows.blocks(n_at_once, read_ahead=False)
+        return
+    for start, piece in rows.blocks(n_at_once, read_ahead=False):
+        yield start, piece.astype(dtype)
 
 
 def _added(work, *results):

@@ -16,6 +16,12 @@ from ..streaming import CodesWriter, default_batch_size, is_row_source, open_cod
 from ._row_passes import StreamedPasses
 from ._solvers import join_codings
 
+#: The Gram matrix of the atoms is made for every block: so many rows for each atom make up for it,
+#: as long as they take so many bytes.
+_ROWS_PER_ATOM, _LARGEST_BLOCK = 16, 2**28
+#: Bytes of the rows of a Dask chunk that are worked on at a time.
+_PIECE = 2**23
+
 
 @dataclass
 class Source:
@@ -51,8 +57,7 @@ def opened(estimator, X, *, on_error="raise", rechunk=True, by_rows=False):
         from ._dask import DaskPasses, check_dask
 
         X = check_dask(X, rechunk)
-        codes = estimator.n_components * np.float64().itemsize
-        source = Source(passes=DaskPasses(X, bytes_per_row=codes))
+        source = Source(passes=DaskPasses(X, **dask_options(estimator.n_components, X.shape[1])))
     elif by_rows or is_row_source(X):
         source = _opened_rows(estimator, X, on_error, by_rows)
     else:
@@ -84,9 +89,19 @@ def _rows_of(estimator, X, on_error):
     return open_rows(X), None
 
 
+def dask_options(n_components, n_features):
+    """Options of `DaskPasses` for a dictionary of this shape."""
+    n_at_once = max(_PIECE // (4 * n_features), _ROWS_PER_ATOM * n_components)
+    return {"bytes_per_row": np.float64().itemsize * n_components, "n_at_once": n_at_once}
+
+
 def rows_at_a_time(estimator, rows):
     """Rows of a block."""
-    return estimator.batch_size or default_batch_size(rows.shape[1], rows.dtype)
+    if estimator.batch_size is not None:
+        return estimator.batch_size
+    default = default_batch_size(rows.shape[1], rows.dtype)
+    affordable = _LARGEST_BLOCK // (rows.dtype.itemsize * rows.shape[1])
+    return max(default, min(_ROWS_PER_ATOM * estimator.n_components, affordable))
 
 
 def check_n_features(estimator, rows, *, reset=False):

@@ -177,6 +177,18 @@ def test_work_gets_the_chunks_in_the_working_dtype(dtype, scheduler):
     assert passes.n_passes == 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_large_chunks_are_worked_on_piece_by_piece(dtype):
+    Z = values(100, dtype)
+    passes = DaskPasses(check_dask(da.from_array(Z, chunks=((70, 30), 4))), n_at_once=32)
+    starts, blocks, dtypes, are_contiguous = zip(*passes.reduce(Work()), strict=True)
+    assert starts == (0, 32, 64, 70)
+    assert_array_equal(np.concatenate(blocks), Z.astype("float32"))
+    assert set(dtypes) == {"float32"} and all(are_contiguous)
+    for n in (1, 2):  # each piece has a memory of its own
+        assert passes.reduce(Visits()) == 4 * n
+
+
 def test_a_dtype_may_be_asked_for():
     ((_, _, dtype, _),) = DaskPasses(array(values(20, "float32")), np.float64).reduce(Work())
     assert dtype == "float64"
