@@ -157,29 +157,19 @@ def _moments_rate():
 
 def _product_rate(d, K):
     """Flops per second of X U^T in the blocks that the CPU backend takes, from main memory."""
-    X, _, multiply = _product(d, K, n_products=_BLOCK_NUMBERS // (kernel_rows(d) * d))
-    return 2 * d * K * len(X) / seconds_of(multiply)
+    X, n, multiply = _product(d, K, n_products=_BLOCK_NUMBERS // (kernel_rows(d) * d))
+    return 2 * d * K * len(X) / seconds_of(lambda: [multiply(i) for i in range(len(X) // n)])
 
 
 def _product(d, K, n_products):
-    """Samples, rows at a time, and a function that multiplies them with atoms, as many at a time.
-
-    It takes something to do with each part of the samples, right after the product.
-    """
+    """Samples, rows of a kernel block, and a function that multiplies such a block with atoms."""
     rng = np.random.default_rng(0)
     n = kernel_rows(d)
     X = np.tile(rng.standard_normal((n, d), dtype=np.float32), (n_products, 1))
     X.flags.writeable = False
     atoms = rng.standard_normal((d, K), dtype=np.float32)
     C = np.empty((n, K), np.float32)
-
-    def multiply(then=None):
-        for start in range(0, len(X), n):
-            np.matmul(X[start : start + n], atoms, out=C)
-            if then is not None:
-                then(X[start : start + n])
-
-    return X, n, multiply
+    return X, n, lambda i: np.matmul(X[i * n : (i + 1) * n], atoms, out=C)
 
 
 def _gram_rate(d, K):
@@ -244,22 +234,27 @@ def _sums(n_blocks=6):
     active, flush, scans = {}, {}, []
     for d in WIDTHS:
         for K in COMPONENTS:
-            _, n, multiply = _product(d, K, n_blocks)
-            A, B, B_block = np.zeros((K, K)), np.zeros((K, d)), np.empty((K, d), np.float32)
+            X, n, multiply = _product(d, K, n_blocks)
+            sums = np.zeros((K, K)), np.zeros((K, d)), np.empty((K, d), np.float32)
 
-            def seconds(V, multiply=multiply, sums=(A, B, B_block)):
-                return seconds_of(
-                    lambda: multiply(lambda X: accumulate_rows(X[: len(V)], V, *sums))
-                )
+            def seconds(V, X=X, n=n, multiply=multiply, sums=sums):
+                """Median seconds of a kernel block."""
+                taken = []
+                for i in list(range(len(X) // n)) * 4:
+                    multiply(i)
+                    started = time.perf_counter()
+                    accumulate_rows(X[i * n : i * n + len(V)], V, *sums)
+                    taken.append(time.perf_counter() - started)
+                return statistics.median(taken)
 
-            alone = seconds_of(multiply)
             V = np.zeros((n, K), np.float32)
+            seconds(V)  # compiles
             few, none = seconds(V[:1]), seconds(V)
             support = np.random.default_rng(0).random(V.shape).argpartition(3, axis=1)[:, :4]
             np.put_along_axis(V, support, 1.0, axis=1)
-            scans.append((none - few) / (n_blocks * n * K))
-            flush[K * d] = FLUSH_BYTES * K * d * n_blocks / max(few - alone, 1e-9)
-            active[K * d] = n_blocks * 4 * n * d / max(seconds(V) - none, 1e-9)
+            scans.append((none - few) / (n * K))
+            flush[K * d] = FLUSH_BYTES * K * d / few
+            active[K * d] = 4 * n * d / max(seconds(V) - none, 0.1 * none)
     scan = max(statistics.median(scans), 0.0) + _codes_seconds()
     return Table(tuple(sorted(active.items()))), scan, Table(tuple(sorted(flush.items())))
 

@@ -55,15 +55,18 @@ CLIENT_SHARE = 0.1
 @contextmanager
 def running_cluster(n_workers=2):
     """A client of a new cluster, the one that Dask uses meanwhile."""
+    import dask
     from distributed import Client, LocalCluster
 
     with (
+        # A worker that is killed twice within this time is given up by `LocalCluster`.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",
-            silence_logs=logging.WARNING,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
