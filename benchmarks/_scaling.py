@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, exp, inf, log
 
-FLOAT32, FLOAT64 = 4, 8
+#: Bytes of a number. On disk all is float16.
+FLOAT16, FLOAT32, FLOAT64 = 2, 4, 8
 #: What the CPU backend takes at a time: so many entries of X within these bounds of rows.
 _KERNEL_ENTRIES, _KERNEL_MIN_ROWS, _KERNEL_MAX_ROWS = 2**19, 64, 512
 #: Sums visit active codes alone where at most this share of them is active.
@@ -37,7 +38,6 @@ class Shape:
     n_features: int
     n_components: int
     n_active: float = 4.0  # mean number of positive codes of a sample
-    itemsize: int = 2  # bytes of a number on disk
     warm: bool = False  # codes start from those of the last pass, not from zero
 
     @property
@@ -48,7 +48,7 @@ class Shape:
     @property
     def bytes_read(self):
         """By all processes together."""
-        return self.n_samples * self.n_features * self.itemsize
+        return FLOAT16 * self.n_samples * self.n_features
 
     @property
     def sums_bytes(self):
@@ -121,7 +121,7 @@ class Grid:
 class Rates:
     """How fast one core is, and what talking costs: all that is measured."""
 
-    read: dict  # bytes of a number -> numbers per second, from the page cache to float32 rows
+    read: float  # numbers per second, from the page cache to rows in float32
     disk_bytes: float  # per second, from the disk to the page cache
     moments: float  # numbers per second: column sums and row norms
     products: Grid  # flops per second: X U^T in float32
@@ -133,7 +133,7 @@ class Rates:
     block: Grid  # K^2 d per second: what a block costs whatever its rows, U U^T first of all
     client: Grid  # K^2 d per second: an iteration of the client
     add_bytes: float  # per second: A and B of some rows added to those of others
-    chunk: dict  # as `read`, for the chunks of a Dask array
+    chunk: float  # as `read`, for the chunks of a Dask array
     draw: float  # rows per second: the client draws a sample of them
     task: float = 0.0  # seconds of Dask per block
     round: float = 0.0  # seconds from asking for a round with nothing to do to its end
@@ -217,7 +217,7 @@ def row_seconds(shape, rates, dask=False):
     else:
         sums = product + 2 * K**2 / rates.products64(d, K)
     read = rates.chunk if dask else rates.read
-    return {"read": d / read[shape.itemsize], "product": product, "coding": coding, "sums": sums}
+    return {"read": d / read, "product": product, "coding": coding, "sums": sums}
 
 
 def row_traffic(shape):
@@ -225,7 +225,7 @@ def row_traffic(shape):
     d, K = shape.n_features, shape.n_components
     flush = FLUSH_BYTES * K * d / kernel_rows(d) if shape.is_sparse else 0.0
     gram = FLOAT32 * K * shape.n_active
-    return d * (shape.itemsize + 2 * FLOAT32) + flush + gram
+    return d * (FLOAT16 + 2 * FLOAT32) + flush + gram
 
 
 def gram_seconds(shape, rates):
@@ -257,7 +257,7 @@ def memory_per_process(shape, fleet, plan):
     d, K = shape.n_features, shape.n_components
     rows = min(plan.block_rows, shape.n_samples)
     # Dask holds a chunk as it came and in float32; without it the next block is read meanwhile.
-    row_bytes = d * (FLOAT32 + (shape.itemsize if fleet.dask else FLOAT32))
+    row_bytes = d * (FLOAT32 + (FLOAT16 if fleet.dask else FLOAT32))
     kept = shape.codes_bytes / fleet.ranks if shape.warm else 0.0
     n_sums = 1 if plan.shared_sums else fleet.threads
     return {
@@ -387,7 +387,7 @@ def _block_times(shape, rates, fleet, plan, rows):
     """Seconds of a process to read a block, and to compute with it, side by side if it does so."""
     parts = row_seconds(shape, rates, fleet.dask)
     cpu = rows * parts.pop("read") / fleet.efficiency
-    disk = rows * shape.n_features * shape.itemsize * fleet.processes / fleet.disk_bytes
+    disk = rows * shape.n_features * FLOAT16 * fleet.processes / fleet.disk_bytes
     read = max(disk, cpu)  # the system reads ahead of the reader
     work = rows * sum(parts.values()) / fleet.efficiency
     memory = rows * row_traffic(shape) * fleet.processes / fleet.memory_rate
@@ -483,15 +483,15 @@ def _reduce(shape, rates, fleet, plan, speeds, ready, scheduler):
 def fit_seconds(shape, rates, fleet, plan=None, n_passes=30):
     """Seconds of a fit, without that of the sample in memory, which does not depend on n.
 
-    A look at all rows (sums, norms); the draw of the sample; batch iterations; a pass each for the
-    exact codes and for their squared error, counted as passes whose codes start from zero.
+    A look at all rows (sums, norms); the draw of the sample; batch iterations; and a pass for the
+    exact codes, which start from zero.
     """
     plan = plan or Plan()
     iteration = simulate(shape, rates, fleet, plan).seconds
     last = simulate(replace(shape, warm=False), rates, fleet, plan)
     look = survey_seconds(shape, rates, fleet, plan)
     draw = shape.n_samples / rates.draw
-    return look + draw + n_passes * iteration + 2 * (last.seconds - last.update)
+    return look + draw + n_passes * iteration + last.seconds - last.update
 
 
 def survey_seconds(shape, rates, fleet, plan):

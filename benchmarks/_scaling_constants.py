@@ -14,23 +14,24 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks._row_data import FromFile, temporary_folder
+from benchmarks._row_data import CELL, FromFile, PlantedRows, temporary_folder
 from benchmarks._scaling import FLUSH_BYTES, Grid, Rates, Shape, Table, kernel_rows
-from benchmarks.solver_data import NOISE, atoms_in_groups
 from semi_nmf_concepts.decomposition._objective import objective_from_statistics, project_atoms
 from semi_nmf_concepts.decomposition._preprocessing import AffineMap
 from semi_nmf_concepts.decomposition._row_work import CodePass, Machine
-from semi_nmf_concepts.decomposition._solvers import LOOSE_CODES, get_backend, sampled_rows
+from semi_nmf_concepts.decomposition._solvers import LOOSE_CODES, State, get_backend, sampled_rows
 from semi_nmf_concepts.decomposition._solvers._numba_kernels import accumulate_rows
+from semi_nmf_concepts.decomposition._solvers._problem import Problem, batch_iteration
 from semi_nmf_concepts.streaming import open_rows
 
 WIDTHS, COMPONENTS = (1024, 4096), (20, 128, 1000)
 #: The coding of samples does not depend on their width: a small one leaves the product short.
 _CODING_WIDTH = 512
-_ACTIVE = (3, 8)
+#: Penalties: of the checks; and a smaller one, with which more codes are active.
 ALPHA = 1.0
+_ALPHAS = (ALPHA, 0.4)
 #: Size of the file that is read, and of a piece of it.
-_FILE_BYTES, _PIECE_BYTES = 2**28, 2**24
+_FILE_BYTES, _PIECE_BYTES = 2**29, 2**24
 #: Numbers in a block of rows: 64 MiB.
 _BLOCK_NUMBERS = 2**24
 _REPEATS = 5
@@ -86,32 +87,24 @@ def _grid(rate):
 # --- reading --------------------------------------------------------------------------------------
 
 
-def written(path, n, d, dtype=np.float16, n_piece=4096):
+def written(path, n, d, n_piece=4096):
     """A file of (n, d) numbers, the same rows over and over; its path."""
-    piece = np.random.default_rng(0).standard_normal((n_piece, d)).astype(dtype)
-    rows = np.lib.format.open_memmap(path, "w+", dtype, (n, d))
+    piece = np.random.default_rng(0).standard_normal((n_piece, d)).astype(np.float16)
+    rows = np.lib.format.open_memmap(path, "w+", np.float16, (n, d))
     for start in range(0, n, n_piece):
         rows[start : start + n_piece] = piece[: n - start]
     rows.flush()
     return path
 
 
-def _reading(folder, d=2048, n_chunks=8):
-    """Constants of reading files of float16 and float32."""
-    read, chunk = {}, {}
-    for dtype in (np.float16, np.float32):
-        itemsize = np.dtype(dtype).itemsize
-        n = _FILE_BYTES // (d * itemsize)
-        path = written(folder / "numbers.npy", n, d, dtype)
-        rows, from_file = open_rows(path), FromFile(str(path))
-        read[itemsize] = n * d / seconds_of(lambda rows=rows: read_once(rows))
-        few = n // n_chunks
-        chunk[itemsize] = (
-            few
-            * d
-            / seconds_of(lambda make=from_file, few=few: np.asarray(make(0, few), np.float32))
-        )
-        path.unlink()
+def _reading(folder, d=2048, n_chunks=16):
+    """Constants of reading a file."""
+    n = _FILE_BYTES // (2 * d)
+    path = written(folder / "numbers.npy", n, d)
+    rows, make, few = open_rows(path), FromFile(str(path)), n // n_chunks
+    read = n * d / seconds_of(lambda: read_once(rows))
+    chunk = few * d / seconds_of(lambda: np.asarray(make(0, few), np.float32))
+    path.unlink()
     return {"read": read, "chunk": chunk, "disk_bytes": _disk_rate(folder)}
 
 
@@ -180,49 +173,47 @@ def _gram_rate(d, K):
 # --- codes ----------------------------------------------------------------------------------------
 
 
-def planted(n, d, K, n_active, noise=NOISE):
-    """Samples with so many active atoms each, and the atoms: float32 (n, d), float64 (K, d)."""
-    rng = np.random.default_rng(0)
-    U = atoms_in_groups(K, d, 0.3, rng)
-    X = rng.standard_normal((n, d), dtype=np.float32) * np.float32(np.sqrt(noise / d))
-    for start in range(0, n, 4096):
-        block = X[start : start + 4096]
-        V = np.zeros((len(block), K))
-        support = rng.random(V.shape).argpartition(n_active - 1, axis=1)[:, :n_active]
-        np.put_along_axis(V, support, 1.5 + rng.gamma(3.0, 1.0, support.shape), axis=1)
-        block += (V @ U).astype(np.float32)
-    return X, U
+def near_atoms(rows, n=2**13, n_iterations=8):
+    """A dictionary such as the sample of a fit leaves: codes change little from pass to pass."""
+    X = rows[0:n]
+    problem = Problem(get_backend(), X, ALPHA, float(np.sum(X * X, dtype=np.float64)))
+    state = State.start(problem, rows.random_atoms(0))
+    for _ in range(n_iterations):
+        state, _ = batch_iteration(problem, state)
+    return state.U
 
 
-def _coding(products, n=2048):
+def _coding(products, n=CELL):
     """Seconds per sample: for itself, each atom, each atom and gradient, and m^2."""
-    backend, rows, seconds = get_backend(), [], []
+    regressors, seconds = [], []
     for K in COMPONENTS:
-        for n_active in _ACTIVE:
-            X, U = planted(n, _CODING_WIDTH, K, n_active)
+        rows = PlantedRows(_CODING_WIDTH, K)
+        X, U = rows[0:n], near_atoms(rows, 4096)
+        product = 2 * _CODING_WIDTH * K / products(_CODING_WIDTH, K)
+        for alpha in _ALPHAS:
             for warm in (False, True):
-                found = np.zeros((n, K), np.float32)
-                backend.encode(X, U, ALPHA, found, **LOOSE_CODES)
-                start = found.copy() if warm else np.zeros_like(found)
-                V = np.empty_like(found)
-                taken = _encode_seconds(backend, X, U, V, start)
-                taken -= _encode_seconds(backend, X[:1], U, V[:1], start[:1])
-                product = 2 * _CODING_WIDTH * K / products(_CODING_WIDTH, K)
-                m = np.count_nonzero(found) / n
+                taken, m = _encode_seconds(X, U, alpha, warm)
                 gradients = Shape(1, 1, K, m, warm=warm).gradients
-                rows.append([1.0, K, K * gradients, m**2])
-                seconds.append(max(taken / (n - 1) - product, 1e-9))
-    return coefficients_of(rows, seconds)
+                regressors.append([1.0, K, K * gradients, m**2])
+                seconds.append(max(taken - product, 1e-9))
+    return coefficients_of(regressors, seconds)
 
 
-def _encode_seconds(backend, X, U, V, start):
-    """Seconds of coding X from `start`."""
+def _encode_seconds(X, U, alpha, warm):
+    """Seconds per sample of coding X, without what is done once; mean number of active codes."""
+    backend = get_backend()
+    start, V = np.zeros((2, len(X), len(U)), np.float32)
+    if warm:  # codes on a dictionary a little different, as in the last pass
+        before = 1e-2 * np.random.default_rng(0).standard_normal(U.shape) / np.sqrt(U.shape[1])
+        backend.encode(X, U + before, alpha, start, **LOOSE_CODES)
 
-    def encode():
-        np.copyto(V, start)
-        backend.encode(X, U, ALPHA, V, **LOOSE_CODES)
+    def encode(n):
+        np.copyto(V[:n], start[:n])
+        backend.encode(X[:n], U, alpha, V[:n], **LOOSE_CODES)
 
-    return seconds_of(encode)
+    once = seconds_of(lambda: encode(1))
+    taken = seconds_of(lambda: encode(len(X)))
+    return (taken - once) / len(X), float(np.count_nonzero(V) / len(X))
 
 
 def _sums(n_blocks=6):
@@ -242,9 +233,9 @@ def _sums(n_blocks=6):
                 taken = []
                 for i in list(range(len(X) // n)) * 4:
                     multiply(i)
-                    started = time.perf_counter()
+                    started = time.process_time()
                     accumulate_rows(X[i * n : i * n + len(V)], V, *sums)
-                    taken.append(time.perf_counter() - started)
+                    taken.append(time.process_time() - started)
                 return statistics.median(taken)
 
             V = np.zeros((n, K), np.float32)
@@ -274,7 +265,8 @@ def identity_map(d):
 
 def _block_rate(d, K, n=8):
     """K^2 d per second: a block of a few rows, and its sums added to those before."""
-    X, U = planted(n, d, K, 2)
+    rows = PlantedRows(d, K)
+    X, U = rows[0:n], rows.random_atoms(0)
     work = CodePass(Machine(), identity_map(d), U, ALPHA)
     total = work(X, 0, None)
     return K**2 * d / seconds_of(lambda: work.add(total, work(X, 0, None)), 3)
@@ -282,7 +274,8 @@ def _block_rate(d, K, n=8):
 
 def _client_rate(d, K):
     """K^2 d per second: extrapolation, objective and new dictionary of a batch iteration."""
-    X, U = planted(4 * K, d, K, 3)
+    rows = PlantedRows(d, K)
+    X, U = rows[0 : 4 * K], rows.random_atoms(0)
     backend = get_backend()
     statistics_ = backend.code_pass(X, U, ALPHA, np.zeros((len(X), K), X.dtype), **LOOSE_CODES)
     A, B, sum_V, _ = statistics_
@@ -336,7 +329,8 @@ def _first(numbers):
 
 def _some_work(n_repeats):
     """Seconds of some coding of samples."""
-    X, U = planted(4096, 1024, 64, 4)
+    rows = PlantedRows(1024, 64)
+    X, U = rows[0:4096], rows.random_atoms(0)
     work = CodePass(Machine(), identity_map(1024), U, ALPHA)
     return seconds_of(lambda: work(X, 0, None), n_repeats, time.perf_counter)
 

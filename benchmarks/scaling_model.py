@@ -36,6 +36,7 @@ from benchmarks._row_data import (
     temporary_folder,
 )
 from benchmarks._scaling import (
+    FLOAT16,
     Fleet,
     Plan,
     Shape,
@@ -53,6 +54,7 @@ from benchmarks._scaling_constants import (
     identity_map,
     measured_dask,
     measured_rates,
+    near_atoms,
 )
 from benchmarks.distributed import running_cluster
 
@@ -89,7 +91,6 @@ NODE = {
 #: which nobody runs Dask: its scheduler holds some kilobytes for each.
 CHUNKS = (4_096, 16_384, 65_536, 262_144)
 MOST_TASKS = 1e6
-FLOAT16 = np.dtype(np.float16).itemsize
 
 
 # --- constants ------------------------------------------------------------------------------------
@@ -98,8 +99,7 @@ FLOAT16 = np.dtype(np.float16).itemsize
 def print_rates(rates):
     """All constants, in readable units."""
     print("one core")
-    for itemsize, rate in rates.read.items():
-        print(f"  rows from the page cache, float{8 * itemsize} to float32  {rate / 1e9:8.2f} G/s")
+    print(f"  rows from the page cache, float16 to float32  {rates.read / 1e9:6.2f} G/s")
     print(f"  disk to page cache                          {rates.disk_bytes / 1e9:8.2f} GB/s")
     print(f"  sums of columns, norms of rows              {rates.moments / 1e9:8.2f} G/s")
     _print_grid("X U^T, float32, Gflop/s", rates.products, 1e9)
@@ -124,7 +124,7 @@ def print_rates(rates):
         print(f"  a round with nothing to do                  {1e3 * rates.round:8.2f} ms")
         print(f"  message                                     {1e3 * rates.wire_latency:8.2f} ms")
         print(f"  messages                                    {rates.wire_bytes / 1e9:8.2f} GB/s")
-        print(f"  chunks, float16 to float32                  {rates.chunk[2] / 1e9:8.2f} G/s")
+        print(f"  chunks, float16 to float32                  {rates.chunk / 1e9:8.2f} G/s")
         print(f"  a process beside another one                {100 * rates.beside:8.0f} % as fast")
 
 
@@ -185,19 +185,6 @@ def check_stream(rates):
         predicted = simulate(Shape(n, d, K, m), rates, Fleet(), plan).seconds
         missed += compare(f"out of core, {name_of(n, d, K, m)}", seconds, predicted)
     return missed
-
-
-def near_atoms(rows, n=2**13, n_iterations=8):
-    """A dictionary such as the sample of a fit leaves: codes change little from pass to pass."""
-    from semi_nmf_concepts.decomposition._solvers import State, get_backend
-    from semi_nmf_concepts.decomposition._solvers._problem import Problem, batch_iteration
-
-    X = rows[0:n]
-    problem = Problem(get_backend(), X, ALPHA, float(np.sum(X * X, dtype=np.float64)))
-    state = State.start(problem, rows.random_atoms(0))
-    for _ in range(n_iterations):
-        state, _ = batch_iteration(problem, state)
-    return state.U
 
 
 @contextmanager
@@ -375,7 +362,7 @@ def limit(answer, rates):
     if fleet.dask and result.n_blocks * rates.task > 0.8 * result.rows:
         return "the scheduler"
     cpu_read = parts.pop("read") / fleet.efficiency
-    disk = shape.n_features * shape.itemsize * fleet.processes / fleet.disk_bytes
+    disk = shape.n_features * FLOAT16 * fleet.processes / fleet.disk_bytes
     compute = sum(parts.values()) / fleet.threads / fleet.efficiency
     if max(disk, cpu_read) > compute:
         return "the disk" if disk > cpu_read else "up-casting"
