@@ -71,12 +71,17 @@ class Shape:
         return self.n_active <= _SPARSE_SHARE * self.n_components
 
     @property
-    def gradients(self):
-        """Rows of the Gram matrix, K numbers each, that the coding of a sample goes through.
+    def steps(self):
+        """Gradients that the coding of a sample computes, each after a step to a minimum.
 
-        From the last codes the active set is (nearly) right, and one gradient shows it, over m
-        atoms and the correlations. From zero there is one gradient for each atom that enters.
+        From the last codes the active set is (nearly) right, and one gradient shows it. From zero
+        there is one more for each atom that enters.
         """
+        return 1 if self.warm else self.n_active + 1
+
+    @property
+    def gradients(self):
+        """Rows of the Gram matrix, K numbers each, that go into them: active atoms, and one."""
         m = self.n_active
         return m + 1 if self.warm else (m + 1) * (m + 2) / 2
 
@@ -126,10 +131,10 @@ class Rates:
     moments: float  # numbers per second: column sums and row norms
     products: Grid  # flops per second: X U^T in float32
     products64: Grid  # flops per second: U U^T in float64
-    coding: tuple  # seconds per sample: for itself, each atom, each atom and gradient, m^2
-    active: Table  # over K d, numbers per second: rows added to B, for each active code
+    coding: tuple  # seconds per sample, for each of `coding_counts`
+    active: Grid  # numbers per second: rows added to B, for each active code
     scan: float  # seconds per code: looked through for positive ones
-    flush: Table  # over K d, bytes per second: B of a kernel block added to that of the block
+    flush: Grid  # bytes per second: B of a kernel block added to that of the block
     block: Grid  # K^2 d per second: what a block costs whatever its rows, U U^T first of all
     client: Grid  # K^2 d per second: an iteration of the client
     add_bytes: float  # per second: A and B of some rows added to those of others
@@ -205,15 +210,20 @@ def kernel_rows(n_features):
     return min(max(_KERNEL_ENTRIES // max(n_features, 1), _KERNEL_MIN_ROWS), _KERNEL_MAX_ROWS)
 
 
+def coding_counts(shape):
+    """What the coding of a sample does so many times: itself, atoms, rows of G, steps, pairs."""
+    K, m = shape.n_components, shape.n_active
+    return 1, K, K * shape.gradients, shape.steps, shape.steps * m**2
+
+
 def row_seconds(shape, rates, dask=False):
     """Seconds of one core for each row, part by part."""
     d, K, m = shape.n_features, shape.n_components, shape.n_active
     product = 2 * d * K / rates.products(d, K)
-    once, per_atom, per_gradient, per_pair = rates.coding
-    coding = once + per_atom * K + per_gradient * K * shape.gradients + per_pair * m**2
+    coding = sum(t * n for t, n in zip(rates.coding, coding_counts(shape), strict=True))
     if shape.is_sparse:
-        flush = FLUSH_BYTES * K * d / rates.flush(K * d) / kernel_rows(d)
-        sums = m * d / rates.active(K * d) + rates.scan * K + flush
+        flush = FLUSH_BYTES * K * d / rates.flush(d, K) / kernel_rows(d)
+        sums = m * d / rates.active(d, K) + rates.scan * K + flush
     else:
         sums = product + 2 * K**2 / rates.products64(d, K)
     read = rates.chunk if dask else rates.read
@@ -500,7 +510,7 @@ def survey_seconds(shape, rates, fleet, plan):
     look = replace(
         rates,
         products=free,
-        coding=(shape.n_features / rates.moments, 0.0, 0.0, 0.0),
+        coding=(shape.n_features / rates.moments, 0.0, 0.0, 0.0, 0.0),
         block=free,
         client=free,
     )

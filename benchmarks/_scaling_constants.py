@@ -15,7 +15,15 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks._row_data import CELL, FromFile, PlantedRows, temporary_folder
-from benchmarks._scaling import FLUSH_BYTES, Grid, Rates, Shape, Table, kernel_rows
+from benchmarks._scaling import (
+    FLUSH_BYTES,
+    Grid,
+    Rates,
+    Shape,
+    Table,
+    coding_counts,
+    kernel_rows,
+)
 from semi_nmf_concepts.decomposition._objective import objective_from_statistics, project_atoms
 from semi_nmf_concepts.decomposition._preprocessing import AffineMap
 from semi_nmf_concepts.decomposition._row_work import CodePass, Machine
@@ -24,7 +32,7 @@ from semi_nmf_concepts.decomposition._solvers._numba_kernels import accumulate_r
 from semi_nmf_concepts.decomposition._solvers._problem import Problem, batch_iteration
 from semi_nmf_concepts.streaming import open_rows
 
-WIDTHS, COMPONENTS = (1024, 4096), (20, 128, 1000)
+WIDTHS, COMPONENTS = (512, 1024, 4096), (20, 128, 1000)
 #: The coding of samples does not depend on their width: a small one leaves the product short.
 _CODING_WIDTH = 512
 #: Penalties: of the checks; and a smaller one, with which more codes are active.
@@ -34,6 +42,8 @@ _ALPHAS = (ALPHA, 0.4)
 _FILE_BYTES, _PIECE_BYTES = 2**29, 2**24
 #: Numbers in a block of rows: 64 MiB.
 _BLOCK_NUMBERS = 2**24
+#: The backend's correlations have rows of a multiple of so many numbers.
+_PADDING = 32
 _REPEATS = 5
 #: Passes over the atoms in a batch iteration.
 _DICTIONARY_PASSES = 3
@@ -161,7 +171,7 @@ def _product(d, K, n_products):
     X = np.tile(rng.standard_normal((n, d), dtype=np.float32), (n_products, 1))
     X.flags.writeable = False
     atoms = rng.standard_normal((d, K), dtype=np.float32)
-    C = np.empty((n, K), np.float32)
+    C = np.empty((n, -(-K // _PADDING) * _PADDING), np.float32)[:, :K]
     return X, n, lambda i: np.matmul(X[i * n : (i + 1) * n], atoms, out=C)
 
 
@@ -184,7 +194,7 @@ def near_atoms(rows, n=2**13, n_iterations=8):
 
 
 def _coding(products, n=CELL):
-    """Seconds per sample: for itself, each atom, each atom and gradient, and m^2."""
+    """Seconds per sample, for each of `coding_counts`."""
     regressors, seconds = [], []
     for K in COMPONENTS:
         rows = PlantedRows(_CODING_WIDTH, K)
@@ -193,8 +203,7 @@ def _coding(products, n=CELL):
         for alpha in _ALPHAS:
             for warm in (False, True):
                 taken, m = _encode_seconds(X, U, alpha, warm)
-                gradients = Shape(1, 1, K, m, warm=warm).gradients
-                regressors.append([1.0, K, K * gradients, m**2])
+                regressors.append(coding_counts(Shape(1, 1, K, m, warm=warm)))
                 seconds.append(max(taken - product, 1e-9))
     return coefficients_of(regressors, seconds)
 
@@ -217,13 +226,14 @@ def _encode_seconds(X, U, alpha, warm):
 
 
 def _sums(n_blocks=6):
-    """Tables over K d of the rates at which rows are added to B, and B to the total; the scan.
+    """Grids of the rates at which rows are added to B, and B to the total; the scan.
 
     Each measured right after the product, as in a pass, which leaves other things in the caches.
     With codes of one row alone there is (nearly) nothing but the addition to the total.
     """
     active, flush, scans = {}, {}, []
     for d in WIDTHS:
+        active[d], flush[d] = [], []
         for K in COMPONENTS:
             X, n, multiply = _product(d, K, n_blocks)
             sums = np.zeros((K, K)), np.zeros((K, d)), np.empty((K, d), np.float32)
@@ -244,10 +254,13 @@ def _sums(n_blocks=6):
             support = np.random.default_rng(0).random(V.shape).argpartition(3, axis=1)[:, :4]
             np.put_along_axis(V, support, 1.0, axis=1)
             scans.append((none - few) / (n * K))
-            flush[K * d] = FLUSH_BYTES * K * d / few
-            active[K * d] = 4 * n * d / max(seconds(V) - none, 0.1 * none)
+            flush[d].append((K, FLUSH_BYTES * K * d / few))
+            active[d].append((K, 4 * n * d / max(seconds(V) - none, 0.1 * none)))
     scan = max(statistics.median(scans), 0.0) + _codes_seconds()
-    return Table(tuple(sorted(active.items()))), scan, Table(tuple(sorted(flush.items())))
+    active, flush = (
+        Grid({d: Table(tuple(points)) for d, points in rates.items()}) for rates in (active, flush)
+    )
+    return active, scan, flush
 
 
 def _codes_seconds(n=8192, K=128):
@@ -332,7 +345,7 @@ def _some_work(n_repeats):
     rows = PlantedRows(1024, 64)
     X, U = rows[0:4096], rows.random_atoms(0)
     work = CodePass(Machine(), identity_map(1024), U, ALPHA)
-    return seconds_of(lambda: work(X, 0, None), n_repeats, time.perf_counter)
+    return seconds_of(lambda: work(X, 0, None), n_repeats)
 
 
 def measured_dask(client, n_tasks=512, message_bytes=2**25):

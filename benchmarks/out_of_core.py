@@ -75,7 +75,7 @@ def memory(options):
             f"made in {time.perf_counter() - started:.0f} s; K = {N_COMPONENTS}, default settings "
             "but for the start, 1 thread"
         )
-        _ = peak_of_fit(path, n_samples // 10, "given")
+        _ = peak_of_fit(path, n_samples // 20, "given")  # many passes
         few = peak_of_fit(path, n_samples // 10, "grow")
         many = peak_of_fit(path, n_samples, "grow")
     missed = many >= MEMORY
@@ -135,7 +135,7 @@ def count_passes():
 
 def agreement(options):
     """Dictionary and objective of fits to a file and in memory."""
-    n_samples, n_features, n_seeds = (70_000, 512, 1) if options.quick else (200_000, 256, 5)
+    n_samples, n_features, n_seeds = (70_000, 512, 1) if options.quick else (200_000, 256, 3)
     print(
         f"{n_samples:,} x {n_features}, K = {N_COMPONENTS}; float16 in a file, float32 in memory; "
         "differences of the first from the second"
@@ -266,7 +266,7 @@ INSIDE = {"memory": memory_inside, "pass": pass_inside}
 def main(arguments=None):
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="less data, under a minute")
+    parser.add_argument("--quick", action="store_true", help="less data, a minute")
     parser.add_argument(
         "--write", action="store_true", help="keep the output in results/out_of_core_PART.txt"
     )

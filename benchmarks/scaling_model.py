@@ -106,15 +106,19 @@ def print_rates(rates):
     _print_grid("U U^T, float64, Gflop/s", rates.products64, 1e9)
     _print_grid("a block whatever its rows, ms", rates.block, None)
     _print_grid("the client between two passes, ms", rates.client, None)
-    names = ("itself", "each atom", "each atom and gradient", "(active codes)^2")
+    names = (
+        "once",
+        "each atom",
+        "each code of a row of U U^T",
+        "each step",
+        "and (active codes)^2",
+    )
     terms = zip(rates.coding, names, strict=True)
     print(
         "  coding of a sample, ns: " + ", ".join(f"{1e9 * t:.3g} for {name}" for t, name in terms)
     )
-    for name, table in (("X added to B, for each active code, G/s", rates.active),
-                        ("B of a kernel block added, GB/s", rates.flush)):  # fmt: skip
-        points = ", ".join(f"{rate / 1e9:.2f} ({size:.1e})" for size, rate in table.points)
-        print(f"  {name} (K d): {points}")
+    _print_grid("X added to B, for each active code, G/s", rates.active, 1e9)
+    _print_grid("B of a kernel block added, GB/s", rates.flush, 1e9)
     print(f"  scan of codes                               {1e9 * rates.scan:8.2f} ns each")
     print(f"  A and B of two processes added              {rates.add_bytes / 1e9:8.2f} GB/s")
     print(f"  rows among which a sample is drawn          {rates.draw / 1e6:8.2f} M/s")
