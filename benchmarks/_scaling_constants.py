@@ -24,9 +24,10 @@ from benchmarks._scaling import (
     coding_counts,
     kernel_rows,
 )
+from semi_nmf_concepts.decomposition._machine import Machine
 from semi_nmf_concepts.decomposition._objective import objective_from_statistics, project_atoms
 from semi_nmf_concepts.decomposition._preprocessing import AffineMap
-from semi_nmf_concepts.decomposition._row_work import CodePass, Machine
+from semi_nmf_concepts.decomposition._row_work import CodePass
 from semi_nmf_concepts.decomposition._solvers import LOOSE_CODES, State, get_backend, sampled_rows
 from semi_nmf_concepts.decomposition._solvers._numba_kernels import accumulate_rows
 from semi_nmf_concepts.decomposition._solvers._problem import Problem, batch_iteration

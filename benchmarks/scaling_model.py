@@ -156,8 +156,9 @@ def compare(name, measured, predicted):
 
 def measured_iteration(passes, U):
     """Median seconds of a batch iteration, for each of its passes; mean number of active codes."""
+    from semi_nmf_concepts.decomposition._machine import Machine
     from semi_nmf_concepts.decomposition._row_problem import RowProblem
-    from semi_nmf_concepts.decomposition._row_work import Machine, Survey
+    from semi_nmf_concepts.decomposition._row_work import Survey
     from semi_nmf_concepts.decomposition._solvers import State
     from semi_nmf_concepts.decomposition._solvers._problem import batch_iteration
 

@@ -108,7 +108,7 @@ class Checkpoint:
         overview : Overview
             Of the data as they came.
         """
-        self.mean = overview.sums / overview.n_samples
+        self.mean = overview.mean
         self.lengths = {"squared_norm": overview.squared_norm, "longest": overview.longest}
         found = self._found
         if found is None:

@@ -229,12 +229,10 @@ def _add_tree(graph, name, work, keys):
 
 
 def _worked(block, work, memory, start, n_at_once, name, shape, dtype):
-    block, total = _checked(block, name, shape), None
+    pieces = _pieces(_checked(block, name, shape), n_at_once, dtype)
     with memory.borrowed() as contents:
-        for first, rows in _pieces(block, n_at_once, dtype):
-            part = work(rows, start + first, contents.setdefault(first, {}))
-            total = part if total is None else work.add(total, part)
-    return total
+        parts = (work(rows, start + i, contents.setdefault(i, {})) for i, rows in pieces)
+        return reduce(work.add, parts)
 
 
 def _pieces(block, n_at_once, dtype):

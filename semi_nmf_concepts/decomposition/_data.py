@@ -1,6 +1,6 @@
 """Samples to learn from, in the space in which F is minimised: an array, or rows block by block."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from ._preprocessing import AffineMap, axes_of_scatter
 from ._row_passes import RowPasses
 from ._row_problem import RowProblem
 from ._row_training import RowTrainer, sample_of
-from ._row_work import CodePass, Machine, Scatter, SquaredError, Survey, norm_stride
+from ._row_work import CodePass, Scatter, SquaredError, Survey, norm_stride
 from ._training import Trainer
 
 
@@ -76,15 +76,7 @@ class ArrayData:
 
     def part(self, rows):
         """Some of the samples."""
-        return ArrayData(
-            self.kind,
-            self.place,
-            self.backend,
-            self.mean,
-            self.map_,
-            self.X[rows],
-            self.row_norms[rows],
-        )
+        return replace(self, X=self.X[rows], row_norms=self.row_norms[rows])
 
     def trainer(self, estimator, given, random_state, **options):
         return Trainer(
@@ -117,8 +109,6 @@ class RowData:
     passes : RowPasses
     problem : RowProblem
         Its alpha does not count.
-    mean : (n_features,) ndarray
-        Of the samples as they came.
     raw, overview : Overview
         Of the samples as they came, and in the space of the factorisation.
     sample : ndarray
@@ -127,7 +117,6 @@ class RowData:
 
     passes: RowPasses
     problem: RowProblem
-    mean: Any
     raw: Any
     overview: Any
     sample: Any
@@ -136,14 +125,11 @@ class RowData:
     @classmethod
     def open(cls, passes, estimator, random_state):
         """Look at all rows, which have to be finite, and find the map."""
-        machine = Machine(estimator.backend, estimator.device, estimator.n_jobs)
-        n_features = passes.shape[1]
-        stride = norm_stride(passes.shape[0])
-        identity, name = AffineMap(np.zeros(n_features)), type(estimator).__name__
+        machine, stride = estimator._machine, norm_stride(passes.shape[0])
+        identity, name = AffineMap(np.zeros(passes.shape[1])), type(estimator).__name__
         raw = overview = passes.reduce(Survey(machine, identity, stride, name))
         _check_range(raw.squared_norm, raw.longest, passes.dtype)
-        mean = raw.sums / raw.n_samples
-        map_ = identity
+        map_, mean = identity, raw.mean
         if estimator.whiten is not None:
             scatter = passes.reduce(Scatter(machine, AffineMap(mean)))
             axes = axes_of_scatter(scatter, raw.n_samples, mean, estimator.whiten, passes.dtype)
@@ -154,7 +140,12 @@ class RowData:
             overview = passes.reduce(Survey(machine, map_, stride, name))
         problem = RowProblem(passes, machine, map_, 0.0, overview.squared_norm)
         sample = sample_of(passes, estimator.n_components, random_state)
-        return cls(passes, problem, mean, raw, overview, sample)
+        return cls(passes, problem, raw, overview, sample)
+
+    @property
+    def mean(self):
+        """Of the samples as they came."""
+        return self.raw.mean
 
     @property
     def map_(self):

@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, validated
-from ._solvers import get_backend
+from ._arrays import BACKENDS, as_float64, kind_of, move, to_numpy, validated
+from ._machine import Machine
 
 #: Largest relative KKT violation that codes may have, by precision (see `kkt_violation`).
 CODE_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
@@ -129,11 +129,10 @@ def sparse_encode_nonneg(X, components, alpha=1.0, *, backend="auto", device=Non
         raise ValueError(
             f"components must have as many columns as X, {X.shape[1]}; got {components.shape[1]}."
         )
-    place = choose_place(kind, backend, device)
-    machine = get_backend(place.backend, n_jobs=n_jobs, xp=place.kind.xp)
-    U = as_float64(move(components, place.kind))
-    with machine.session():
-        V, coding = encode(machine, move(X, place.kind), U, alpha)
+    place, solver = Machine(backend, device, n_jobs).at(kind)
+    U = as_float64(move(components, place))
+    with solver.session():
+        V, coding = encode(solver, move(X, place), U, alpha)
     if isnan(coding.violation):
         raise_not_finite(X)
     if coding.n_unconverged:

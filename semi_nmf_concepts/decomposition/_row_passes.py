@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import closing
+from functools import reduce
 
 
 class RowPasses(ABC):
@@ -61,11 +62,8 @@ class StreamedPasses(RowPasses):
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def reduce(self, work):
-        total = None
         with closing(self.rows.blocks(self.batch_size)) as blocks:
-            for start, block in blocks:
-                part = work(block, start, None)
-                total = part if total is None else work.add(total, part)
+            total = reduce(work.add, (work(block, start, None) for start, block in blocks))
         self.n_passes += 1
         return total
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ._arrays import NUMPY
+from ._machine import Machine
 from ._preprocessing import AffineMap
 from ._row_passes import RowPasses
-from ._row_work import CodePass, Machine, RemovalCosts
+from ._row_work import CodePass, RemovalCosts
 from ._solvers import LOOSE_CODES, AnyProblem, get_backend, residual_rows
 
 

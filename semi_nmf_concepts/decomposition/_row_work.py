@@ -10,30 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import as_float64, choose_place, kind_of, move, to_numpy
+from ._arrays import as_float64, kind_of, move, to_numpy
 from ._encode import exactly, raise_not_finite, zero_codes
+from ._machine import Machine
 from ._objective import squared_error
 from ._preprocessing import AffineMap
-from ._solvers import LOOSE_CODES, Statistics, get_backend, join_codings
+from ._solvers import LOOSE_CODES, Statistics, join_codings
 
 #: Row norms from which the median is found; of more rows, every second, every fourth ...
 _MOST_NORMS = 2**20
-
-
-@dataclass
-class Machine:
-    """What blocks are computed with: the parameters of the estimator that say so."""
-
-    backend: str = "auto"
-    device: str | None = None
-    n_jobs: int | None = None
-
-    def open(self, block):
-        """The block where it is computed with, and the backend."""
-        place = choose_place(kind_of(block), self.backend, self.device)
-        return move(block, place.kind), get_backend(
-            place.backend, n_jobs=self.n_jobs, xp=place.kind.xp
-        )
 
 
 @dataclass
@@ -73,6 +58,10 @@ class Overview(NamedTuple):
     squared_norm: float
     longest: float  # row norm
     norms: Any  # of every so many rows, float64, in order
+
+    @property
+    def mean(self):
+        return self.sums / self.n_samples
 
 
 @dataclass

@@ -15,18 +15,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..streaming import is_row_source, open_rows
 from ._alpha_search import TOLERANCE as N_ACTIVE_TOLERANCE
-from ._arrays import BACKENDS, as_float64, choose_place, kind_of, move, to_numpy, working
+from ._arrays import BACKENDS, as_float64, kind_of, move, to_numpy, working
 from ._base import Decomposer, check_codes, check_codes_shape
 from ._checkpoint import Checkpoint
 from ._data import ArrayData, RowData, as_kept
 from ._encode import encode, improve_codes, raise_not_finite, unconverged_message, zero_codes
 from ._init import INITS
+from ._machine import Machine
 from ._objective import project_atoms, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, rank_up_to
 from ._progress import progress_bar
 from ._row_work import Score
-from ._solvers import get_backend, join_codings, share_kept
+from ._solvers import join_codings, share_kept
 from ._sources import (
     Codes,
     Reconstruction,
@@ -348,13 +349,13 @@ n_features), default="grow"
         -------
         self
         """
-        is_first = not hasattr(self, "components_")
         if is_dask_array(X):
             from ._dask import check_dask
 
             for block in check_dask(X).blocks:
                 self._partial_fit(to_numpy(block.compute()))
         elif is_by_rows(X):
+            is_first = not hasattr(self, "components_")
             with blocks_of(self, X, reset=is_first) as (_, blocks):
                 for _, block in blocks:
                     self._partial_fit(block)
@@ -426,7 +427,7 @@ n_features), default="grow"
     def _codes_of(self, X):
         """Codes of an array wherever it is, of its kind, and the `Coding`."""
         kind = kind_of(X)
-        place, backend = self._place(kind)
+        place, backend = self._machine.at(kind)
         with backend.session():
             V, coding = self._encode(backend, move(X, place))
         if isnan(coding.violation):
@@ -488,7 +489,7 @@ n_features), default="grow"
                 data, options = self._open_rows(source.passes, checkpoint, random_state)
             with data.backend.session():
                 codes = self._fit_data(data, random_state, observer, options)
-        self.skipped_ = source.skipped or {}
+        self.skipped_ = source.skipped
         return codes
 
     def _fit_data(self, data, random_state, observer, options):
@@ -541,7 +542,7 @@ n_features), default="grow"
         The map is learned from X where there is a `random_state`, and else the one learned before.
         """
         X, kind = self._validate(X, method=method, reset=random_state is not None, finite=False)
-        place, backend = self._place(kind)
+        place, backend = self._machine.at(kind)
 
         def find_map(X, mean):
             if random_state is None:
@@ -567,10 +568,9 @@ n_features), default="grow"
         self._warn_of_too_many_atoms(data.sample, data.map_.offset, random_state, passes.shape)
         return data, options
 
-    def _place(self, kind):
-        """Where to compute for data of this kind, as the kind of array to use, and the backend."""
-        place = choose_place(kind, self.backend, self.device)
-        return place.kind, get_backend(place.backend, n_jobs=self.n_jobs, xp=place.kind.xp)
+    @property
+    def _machine(self):
+        return Machine(self.backend, self.device, self.n_jobs)
 
     def _start(self, data):
         """Atoms to start from, where the data are, or None where `init` is a name."""

@@ -3,7 +3,7 @@
 import os
 from contextlib import closing, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ class Source:
         The data, where they are (now) in memory.
     passes : RowPasses or None
         Else the way to their rows.
-    skipped : dict or None
-        What was left out, by name of the file; None where X was no source of rows.
+    skipped : dict
+        What was left out, and why, by name of the file.
     """
 
     X: Any = None
     passes: Any = None
-    skipped: dict | None = None
+    skipped: dict = field(default_factory=dict)
 
 
 def is_by_rows(X):
@@ -70,23 +70,22 @@ def opened(estimator, X, *, on_error="raise", rechunk=True, by_rows=False):
 
 
 def _opened_rows(estimator, X, on_error, by_rows):
-    rows, skipped = _rows_of(estimator, X, on_error)
+    rows = _rows_of(estimator, X, on_error)
     batch_size = rows_at_a_time(estimator, rows)
     if len(rows) <= batch_size and not by_rows:
-        return Source(rows[:], skipped=skipped)
-    return Source(passes=StreamedPasses(rows, batch_size), skipped=skipped)
+        return Source(rows[:], skipped=rows.skipped)
+    return Source(passes=StreamedPasses(rows, batch_size), skipped=rows.skipped)
 
 
 def _rows_of(estimator, X, on_error):
     if is_row_source(X):
-        rows = open_rows(X, on_error=on_error)
-        return rows, rows.skipped
+        return open_rows(X, on_error=on_error)
     X, kind = estimator._validate(X, method="fit", reset=True, finite=False)
     if not isinstance(X, np.ndarray):
         raise TypeError(
             f"A checkpoint needs X in host memory, on disk or in Dask; it is an array of {kind}."
         )
-    return open_rows(X), None
+    return open_rows(X)
 
 
 def dask_options(n_components, n_features):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ._replacement import Replacement
+from ._zarr import import_zarr
 
 LAYOUTS = ("dense", "csr")
 # What is held in memory, and a chunk of a dense Zarr array, at most.
@@ -448,13 +449,7 @@ def _store(path, read_only=False):
 
 
 def _zarr():
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError(
-            "Codes in a .zarr folder need Zarr: pip install 'semi_nmf_concepts[zarr]'"
-        ) from error
-    return zarr
+    return import_zarr("Codes in a .zarr folder need Zarr")
 
 
 def _is_npy(path):

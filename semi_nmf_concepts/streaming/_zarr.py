@@ -28,12 +28,10 @@ def open_zarr(path):
     return ChunkedRows(found, str(path), [path])
 
 
-def import_zarr():
-    """The module, or an error that says how to get it."""
+def import_zarr(need="Zarr arrays need the package zarr"):
+    """The module, or an error that says what needs it and how to get it."""
     try:
         import zarr
     except ImportError as error:
-        raise ImportError(
-            "Zarr arrays need the package zarr: pip install 'semi_nmf_concepts[zarr]'"
-        ) from error
+        raise ImportError(f"{need}: pip install 'semi_nmf_concepts[zarr]'") from error
     return zarr

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 
-from semi_nmf_concepts.decomposition import _encode, sparse_encode_nonneg
+from semi_nmf_concepts.decomposition import _machine, sparse_encode_nonneg
 from semi_nmf_concepts.decomposition._objective import alpha_max, kkt_violation, objective
 from semi_nmf_concepts.decomposition._solvers import Coding
 
@@ -166,7 +166,7 @@ def test_bad_alpha_is_refused(alpha):
 
 def test_missed_tolerance_is_reported_once(monkeypatch):
     backend = SimpleNamespace(encode=lambda *_, **__: Coding(1, 0, 0.5), session=nullcontext)
-    monkeypatch.setattr(_encode, "get_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(_machine, "get_backend", lambda *_, **__: backend)
     with pytest.warns(ConvergenceWarning, match="1 of 2 samples missed the tolerance") as caught:
         sparse_encode_nonneg([[1.0], [0.0]], [[1.0]], alpha=0.1)
     assert len(caught) == 1

@@ -30,10 +30,10 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks._memory import is_told
 from semi_nmf_concepts import SemiNMFConcepts
 from semi_nmf_concepts.decomposition import _data, _row_training, _row_work
+from semi_nmf_concepts.decomposition._machine import Machine
 from semi_nmf_concepts.decomposition._preprocessing import AffineMap
 from semi_nmf_concepts.decomposition._row_work import (
     CodePass,
-    Machine,
     RemovalCosts,
     Scatter,
     Score,
