@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._memory import held
 from benchmarks.solver_data import CASES, atoms_in_groups, sparse_codes
 from semi_nmf_concepts import SemiNMFConcepts
 
@@ -49,9 +50,9 @@ def memory(n_samples):
     if not Path("/proc/self/status").exists():
         return {"bytes": X.nbytes, "extra": None}
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
-    before = _status("VmRSS")
+    before = held("VmRSS")
     model.fit(X)
-    return {"bytes": X.nbytes, "extra": _status("VmHWM") - before}
+    return {"bytes": X.nbytes, "extra": held("VmHWM") - before}
 
 
 def tall(n_samples, block_rows=2_500):
@@ -66,14 +67,6 @@ def tall(n_samples, block_rows=2_500):
         codes = sparse_codes(len(block), _N_COMPONENTS, hard=False, rng=rng)
         block += codes.astype(np.float32) @ atoms
     return X
-
-
-def _status(field):
-    """A size in bytes from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise LookupError(field)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,16 @@ class PlantedRows:
         return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
+def data_and_starts(folder, n_samples, n_features, n_seeds, dtype):
+    """Triples of a file of planted rows, a start (given, and to be found), and a seed."""
+    for seed in range(n_seeds):
+        rows = PlantedRows(n_features, seed=seed)
+        path = rows.write(Path(folder, "rows.npy"), n_samples, dtype)
+        for init in (rows.random_atoms(seed), "grow"):
+            yield path, init, seed
+        path.unlink()
+
+
 def temporary_folder(n_bytes):
     """A folder for the time of a block, on a disk with room for so much and a tenth more."""
     free = shutil.disk_usage(tempfile.gettempdir()).free

@@ -41,6 +41,7 @@ from benchmarks._row_data import (
     Made,
     PlantedRows,
     dask_rows,
+    data_and_starts,
     fitted,
     seconds_line,
     start_of,
@@ -99,15 +100,9 @@ def objective(options):
         f"{n_samples:,} x {n_features} float32, K = {N_COMPONENTS}; 8 chunks, 2 workers; objective "
         "with Dask relative to that of a fit in memory"
     )
-    missed = 0
     with running_cluster(), temporary_folder(4 * n_samples * n_features) as folder:
-        for seed in range(n_seeds):
-            rows = PlantedRows(n_features, seed=seed)
-            path = rows.write(Path(folder, "rows.npy"), n_samples, np.float32)
-            for init in (rows.random_atoms(seed), "grow"):
-                missed += agree(path, init, seed)
-            path.unlink()
-    return missed
+        cases = data_and_starts(folder, n_samples, n_features, n_seeds, np.float32)
+        return sum(agree(*case) for case in cases)
 
 
 def agree(path, init, seed):
@@ -177,9 +172,9 @@ def visits(client, path, n_stored, U):
 def times_of_passes(X, U, rounds, clients):
     """Seconds of every round, by the keys of the clients."""
     from semi_nmf_concepts.decomposition._dask import DaskPasses
+    from semi_nmf_concepts.decomposition._machine import Machine
     from semi_nmf_concepts.decomposition._preprocessing import AffineMap
     from semi_nmf_concepts.decomposition._row_problem import RowProblem
-    from semi_nmf_concepts.decomposition._row_work import Machine
     from semi_nmf_concepts.decomposition._sources import dask_options
 
     options = dask_options(*U.shape)

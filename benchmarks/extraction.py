@@ -24,7 +24,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from benchmarks._extraction_models import (
     scene_files,
     temporary_folder,
 )
+from benchmarks._memory import PeakAnonymous
 from benchmarks._record import run_parts, verdict
 
 EXACT = 1e-4
@@ -218,32 +218,13 @@ def stream(folder, n):
 
     files = sorted(Path(folder, "images").iterdir())
     paths = (files * -(-n // len(files)))[:n]
-    peak, done = [0], threading.Event()
-
-    def watch():
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], anonymous_memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     started = time.perf_counter()
-    try:
+    with PeakAnonymous() as memory:
         reps = LMMTokenFeaturizer(token="dog", stop="token").extract(
             paths, out=Path(folder, f"out-{n}")
         )
-    finally:
-        done.set()
-        watcher.join()
     seconds = time.perf_counter() - started
-    print(json.dumps({"peak": peak[0], "kept": len(reps), "seconds": seconds}))
-
-
-def anonymous_memory():
-    """Bytes of anonymous memory that are resident."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    raise LookupError("RssAnon")
+    print(json.dumps({"peak": memory.peak, "kept": len(reps), "seconds": seconds}))
 
 
 # --- kill -----------------------------------------------------------------------------------------

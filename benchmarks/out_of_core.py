@@ -34,6 +34,7 @@ from benchmarks._row_data import (
     N_COMPONENTS,
     Difference,
     PlantedRows,
+    data_and_starts,
     fitted,
     seconds_line,
     start_of,
@@ -140,15 +141,9 @@ def agreement(options):
         f"{n_samples:,} x {n_features}, K = {N_COMPONENTS}; float16 in a file, float32 in memory; "
         "differences of the first from the second"
     )
-    missed = 0
     with temporary_folder(2 * n_samples * n_features) as folder:
-        for seed in range(n_seeds):
-            rows = PlantedRows(n_features, seed=seed)
-            path = rows.write(Path(folder, "rows.npy"), n_samples)
-            for init in (rows.random_atoms(seed), "grow"):
-                missed += agree(path, init, seed)
-            path.unlink()
-    return missed
+        cases = data_and_starts(folder, n_samples, n_features, n_seeds, np.float16)
+        return sum(agree(*case) for case in cases)
 
 
 def agree(path, init, seed):
@@ -209,10 +204,10 @@ NO_READER = "batch pass of a fit, without reading ahead"
 
 def pass_inside(path, rounds, n_jobs):
     """Seconds of every round by what is done."""
+    from semi_nmf_concepts.decomposition._machine import Machine
     from semi_nmf_concepts.decomposition._preprocessing import AffineMap
     from semi_nmf_concepts.decomposition._row_passes import StreamedPasses
     from semi_nmf_concepts.decomposition._row_problem import RowProblem
-    from semi_nmf_concepts.decomposition._row_work import Machine
     from semi_nmf_concepts.streaming import default_batch_size, open_rows
 
     X = np.load(path, mmap_mode="r")

@@ -3,7 +3,6 @@
 import gc
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
+from benchmarks._memory import PeakAnonymous
 from semi_nmf_concepts.decomposition import _dask_cluster
 from semi_nmf_concepts.decomposition._dask import DaskPasses, Memory, check_dask, map_rows
 from tests._dask_cluster import client, cluster  # noqa: F401
@@ -324,39 +324,15 @@ def test_rows_at_indices_of_a_rechunked_array():
     assert set(computed) == {2, 3, 4}
 
 
-class PeakMemory(threading.Thread):
-    """Watches the anonymous resident memory of this process, in bytes, inside a `with`."""
-
-    def __enter__(self):
-        self.before = self.peak = anonymous_memory()
-        self.ended = threading.Event()
-        self.start()
-        return self
-
-    def run(self):
-        while not self.ended.wait(0.005):
-            self.peak = max(self.peak, anonymous_memory())
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.join()
-        self.growth = self.peak - self.before
-
-
-def anonymous_memory():
-    with open("/proc/self/status") as status:
-        return 1024 * int(re.search(r"RssAnon:\s+(\d+) kB", status.read())[1])
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_the_client_never_holds_the_array(on_cluster):
     X = generated(300 * 2**20 // 8 // 1000, 2000, 1000)  # 300 MB
     passes = DaskPasses(X)
     passes.take([0])
-    with PeakMemory() as memory:
+    with PeakAnonymous() as memory:
         passes.reduce(Sum())
         passes.take([0, 20_000])
-    assert memory.growth < 40e6
+    assert memory.peak - memory.before < 40e6
 
 
 # What work remembers ------------------------------------------------------------------------------
