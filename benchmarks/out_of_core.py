@@ -136,7 +136,7 @@ def count_passes():
 
 def agreement(options):
     """Dictionary and objective of fits to a file and in memory."""
-    n_samples, n_features, n_seeds = (70_000, 512, 1) if options.quick else (200_000, 256, 3)
+    n_samples, n_features, n_seeds = (70_000, 512, 1) if options.quick else (200_000, 256, 5)
     print(
         f"{n_samples:,} x {n_features}, K = {N_COMPONENTS}; float16 in a file, float32 in memory; "
         "differences of the first from the second"

@@ -157,6 +157,15 @@ def _turned(axes):
     return axes * xp.sign(largest)[:, None]
 
 
+def forked(random_state):
+    """A generator for what is drawn while the data are looked at.
+
+    How much that is depends on where the data are. With a generator of its own, what the fit draws
+    afterwards does not, and fits in memory, from files and on workers take the same path.
+    """
+    return np.random.RandomState(random_state.randint(np.iinfo(np.int32).max))
+
+
 def rank_up_to(X, offset, limit, random_state):
     """The numerical rank of X - offset, or `limit` where it is at least that.
 

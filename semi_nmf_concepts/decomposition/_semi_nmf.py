@@ -24,7 +24,7 @@ from ._init import INITS
 from ._machine import Machine
 from ._objective import project_atoms, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
-from ._preprocessing import AffineMap, rank_up_to
+from ._preprocessing import AffineMap, forked, rank_up_to
 from ._progress import progress_bar
 from ._row_work import Score
 from ._solvers import join_codings, share_kept
@@ -547,11 +547,12 @@ n_features), default="grow"
         def find_map(X, mean):
             if random_state is None:
                 return self._map.at(place)
+            draws = forked(random_state)
             map_ = AffineMap.fit(
-                X, mean, center=self.center, whiten=self.whiten, random_state=random_state
+                X, mean, center=self.center, whiten=self.whiten, random_state=draws
             )
             if method == "fit":
-                self._warn_of_too_many_atoms(X, map_.offset, random_state)
+                self._warn_of_too_many_atoms(X, map_.offset, draws)
             return map_
 
         return ArrayData.open(X, kind, place, backend, find_map, type(self).__name__)
@@ -562,10 +563,11 @@ n_features), default="grow"
         if checkpoint is not None:
             file = Checkpoint(checkpoint, self, passes.shape, random_state)
             options["checkpoint"] = file
-        data = RowData.open(passes, self, random_state)
+        draws = forked(random_state)
+        data = RowData.open(passes, self, draws)
         if checkpoint is not None:
             file.check_data(data.raw)
-        self._warn_of_too_many_atoms(data.sample, data.map_.offset, random_state, passes.shape)
+        self._warn_of_too_many_atoms(data.sample, data.map_.offset, draws, passes.shape)
         return data, options
 
     @property

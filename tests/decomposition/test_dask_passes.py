@@ -115,6 +115,7 @@ def arrivals():
 
 
 def n_memories():
+    gc.collect()  # what only waits for its collector is not held
     return sum(isinstance(thing, Memory) for thing in gc.get_objects())
 
 
@@ -348,7 +349,7 @@ def test_every_chunk_has_its_memory_until_the_end(name):
         assert passes.reduce(Visits())[0] == 20
 
 
-def wait_until(holds, timeout=10.0):
+def wait_until(holds, timeout=30.0):
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline
@@ -357,6 +358,15 @@ def wait_until(holds, timeout=10.0):
 
 def memories_on(client):  # noqa: F811
     return sum(client.run(n_memories).values())
+
+
+def wait_until_none_on(client):  # noqa: F811
+    """Wait until the workers have no memories; or say where they are, and what keeps them."""
+    try:
+        wait_until(lambda: memories_on(client) == 0)
+    except AssertionError:
+        keys = [key for key in client.who_has() if "memory" in str(key)]
+        pytest.fail(f"left on workers: {client.run(n_memories)}; kept by futures: {keys}")
 
 
 @pytest.mark.parametrize("is_persisted", [False, True])
@@ -371,7 +381,7 @@ def test_memories_stay_on_the_workers_until_the_end(is_persisted, end, on_cluste
         passes.close()
     else:
         del passes
-    wait_until(lambda: memories_on(on_cluster) == 0)
+    wait_until_none_on(on_cluster)
 
 
 def test_neighbours_start_on_the_same_worker(on_cluster):
@@ -389,7 +399,7 @@ def test_memories_go_with_the_client(on_cluster, cluster):  # noqa: F811
         passes = DaskPasses(generated())
         passes.reduce(Visits())
         assert memories_on(on_cluster) >= 20
-    wait_until(lambda: memories_on(on_cluster) == 0)
+    wait_until_none_on(on_cluster)
     passes.close()  # though there is nothing left to be closed
 
 
