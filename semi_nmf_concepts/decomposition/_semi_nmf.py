@@ -274,9 +274,9 @@ n_features), default="grow"
         X : array-like of shape (n_samples, n_features)
             NumPy's, or tensors of torch, CuPy arrays ... float32 and float64 are kept, float16 and
             bfloat16 become float32, other types float64. What is larger than the memory is read
-            block by block, in several passes: a memory-mapped array, a Zarr array, a path, and
-            whatever else `semi_nmf_concepts.open_rows` takes. Of a Dask array only sums over the
-            rows leave the workers.
+            block by block, in several passes: a memory-mapped array, a Zarr array, a path or
+            several, and whatever else `semi_nmf_concepts.open_rows` takes. Of a Dask array only
+            sums over the rows leave the workers.
         y : ignored
         checkpoint : path-like, default=None
             File that says, after (nearly) every iteration, where the fit is; the same call goes on

@@ -103,7 +103,7 @@ class _Opener:
         if isinstance(X, RowBlocks):
             return X
         if isinstance(X, str | os.PathLike):
-            return self.path(Path(X).expanduser())
+            return self.path(_path(X, name))
         if isinstance(X, np.ndarray):
             return ArrayRows(X, str(getattr(X, "filename", None) or name))
         if isinstance(X, list | tuple):
@@ -120,7 +120,7 @@ class _Opener:
     def part(self, X, name):
         """One of several: None if it is left out."""
         if isinstance(X, str | os.PathLike):
-            return self.tried(X, lambda: self.path(Path(X).expanduser()))
+            return self.tried(X, lambda: self.path(_path(X, name)))
         return self.rows(X, name)
 
     def tried(self, path, open_):
@@ -163,6 +163,12 @@ class _Opener:
                 ".zarr, and folders."
             )
         return open_file(path)
+
+
+def _path(path, name):
+    if path == "":  # for pathlib the working directory, which nobody means by it
+        raise ValueError(f"{name} is an empty path.")
+    return Path(path).expanduser()
 
 
 def _left_out(skipped):

@@ -28,10 +28,10 @@ def is_row_source(X):
     Returns
     -------
     bool
-        True for :class:`RowBlocks`, paths, memory-mapped arrays, Zarr arrays and other arrays in
-        files (h5py), objects that yield blocks of rows, and functions that return such. False for
-        arrays in memory of any library, lists, tables, sparse matrices, Dask arrays, and anything
-        else.
+        True for :class:`RowBlocks`, paths and lists of paths, memory-mapped arrays, Zarr arrays and
+        other arrays in files (h5py), objects that yield blocks of rows, and functions that return
+        such. False for arrays in memory of any library, other lists, tables, sparse matrices, Dask
+        arrays, and anything else.
 
     Examples
     --------
@@ -42,9 +42,19 @@ def is_row_source(X):
     """
     return (
         isinstance(X, RowBlocks | str | os.PathLike | np.memmap)
+        or is_list_of_paths(X)
         or is_array_in_file(X)
         or yields_blocks(X)
         or is_function(X)
+    )
+
+
+def is_list_of_paths(X):
+    """Whether it names files to be read one below the other."""
+    return (
+        isinstance(X, list | tuple)
+        and len(X) > 0
+        and all(isinstance(x, str | os.PathLike) for x in X)
     )
 
 

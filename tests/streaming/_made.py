@@ -73,6 +73,10 @@ def as_safetensors_shards(Z, folder, cuts):
     return folder / "parts"
 
 
+def as_list_of_paths(Z, folder, cuts):
+    return [str(path) for path in sorted(as_npy_shards(Z, folder, cuts).iterdir())]
+
+
 def as_list(Z, folder, cuts):
     pieces = cut(Z, cuts)
     np.save(folder / "first.npy", pieces[0])

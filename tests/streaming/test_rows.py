@@ -21,6 +21,7 @@ from tests.streaming._made import (
     SOURCES,
     InFile,
     Loader,
+    as_list,
     as_memmap,
     as_npy,
     as_npy_shards,
@@ -155,6 +156,7 @@ def test_splits_of_scikit_learn():
 
 
 PLACES = {
+    "as_list_of_paths": ["npy/part-0.npy", "npy/part-1.npy"],
     "as_memmap": ["mapped.npy"],
     "as_columns": ["columns.npy"],
     "as_npy": ["one.npy"],
@@ -424,13 +426,19 @@ def test_errors_of_an_iterator_are_its_own():
         blocks_of(open_rows(failing(), once=True), 1)
 
 
+def test_an_empty_path_is_not_the_working_directory():
+    for X in ("", [""], ["", "a.npy"]):
+        with pytest.raises(ValueError, match="empty path"):
+            open_rows(X)
+
+
 # What is a source --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", SOURCES)
 def test_sources_are_told(make, tmp_path):
     X = make(data(9), tmp_path, (4,))
-    assert is_row_source(X) is (type(X) not in (list, np.ndarray))
+    assert is_row_source(X) is (type(X) is not np.ndarray and make is not as_list)
     assert is_row_source(open_rows(X))
 
 
@@ -441,7 +449,21 @@ def others():
     import torch
 
     Z = data(4)
-    yield from (Z, Z.tolist(), tuple(Z), [Z, Z], None, 3, 1.5, {"a": 1}, {1, 2}, b"bytes")
+    yield from (
+        Z,
+        Z.tolist(),
+        tuple(Z),
+        [Z, Z],
+        [],
+        ["a", 1],
+        [["a", "b"]],
+        None,
+        3,
+        1.5,
+        {"a": 1},
+        {1, 2},
+        b"bytes",
+    )
     yield from ({}.keys(), {}.values(), range(3), np.float32(1), np.ndarray, RowBlocks, object())
     yield from (pd.DataFrame(Z), pd.Series([1.0]), torch.from_numpy(Z), dask.array.from_array(Z))
     for format_ in ("csr", "coo", "dia", "lil"):
