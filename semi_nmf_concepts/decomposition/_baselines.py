@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from .._messages import callers_level
 from ._arrays import kind_of, move, to_numpy
 from ._base import Decomposer, check_codes
 from ._objective import row_norms
@@ -57,7 +58,7 @@ class _Baseline(Decomposer):
                 f"{type(self).__name__}: n_components={self.n_components} is more than the "
                 f"{limit} that {what} allow; using n_components_={limit}.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
         mean = np.mean(X, axis=0, dtype=np.float64)
         self._set_fitted(kind, mean_=mean, **self._fit_components(X))

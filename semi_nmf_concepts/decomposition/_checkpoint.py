@@ -15,7 +15,7 @@ from .._files import write_atomically
 from ._arrays import to_numpy
 from ._solvers import State
 
-_FORMAT = 1
+_FORMAT = 2
 #: Writing may take this share of the time of a fit.
 _WRITING_SHARE = 0.1
 #: What may differ between the call that was interrupted and that which goes on.
@@ -109,7 +109,12 @@ class Checkpoint:
             Of the data as they came.
         """
         self.mean = overview.mean
-        self.lengths = {"squared_norm": overview.squared_norm, "longest": overview.longest}
+        norms = overview.norms
+        self.lengths = {
+            "squared_norm": overview.squared_norm,
+            "longest": overview.longest,
+            "order": float(norms @ np.arange(1, len(norms) + 1)),  # of the rows
+        }
         found = self._found
         if found is None:
             return

@@ -14,9 +14,10 @@ from functools import partial, reduce
 import numpy as np
 from array_api_compat import is_cupy_array, is_dask_array
 
+from .._messages import callers_level
 from ..streaming import open_rows
 from ._arrays import kind_of, to_numpy, widened
-from ._row_passes import RowPasses
+from ._row_passes import RowPasses, naming_rows
 
 #: Results that are added at once.
 _SPLIT_EVERY = 8
@@ -89,7 +90,7 @@ def _with_whole_rows(X, rechunk):
         f"{found}: X.rechunk({{1: -1}}) brings them together, in every pass anew. Chunks of whole "
         "rows, or X.rechunk({1: -1}).persist(), save that.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=callers_level(),
     )
     return X.rechunk({1: -1})
 
@@ -151,6 +152,11 @@ class DaskPasses(RowPasses):
         if not len(rows):
             return np.empty((0, self.shape[1]), self.dtype)
         return np.concatenate(self._active_runner().run(partial(self._taken, rows)))
+
+    def blocks(self):
+        """One chunk after the other, as a working array in host memory."""
+        for start, length in zip(self.starts, self.lengths, strict=True):
+            yield self.take(np.arange(start, start + length))
 
     def close(self):
         self._runner = None  # and with it, here or on the workers, what work remembers
@@ -230,7 +236,7 @@ def _add_tree(graph, name, work, keys):
 
 def _worked(block, work, memory, start, n_at_once, name, shape, dtype):
     pieces = _pieces(_checked(block, name, shape), n_at_once, dtype)
-    with memory.borrowed() as contents:
+    with memory.borrowed() as contents, naming_rows(block, start, _row_of_array):
         parts = (work(rows, start + i, contents.setdefault(i, {})) for i, rows in pieces)
         return reduce(work.add, parts)
 
@@ -250,6 +256,10 @@ def _pieces(block, n_at_once, dtype):
         return
     for start, piece in rows.blocks(n_at_once, read_ahead=False):
         yield start, piece.astype(dtype)
+
+
+def _row_of_array(row):
+    return f"row {row} of X"
 
 
 def _added(work, *results):
@@ -454,5 +464,9 @@ def map_rows(X, function, n_columns, dtype=None):
     )
 
 
-def _applied(block, function, n_features, dtype):
-    return function(_as_rows(_checked(block, "A chunk", (len(block), n_features)), dtype))
+def _applied(block, function, n_features, dtype, block_info=None):
+    (start, stop), _ = block_info[0]["array-location"]
+    name = f"Chunk {block_info[0]['chunk-location'][0]}"
+    rows = _checked(block, name, (stop - start, n_features))
+    with naming_rows(rows, start, _row_of_array):
+        return function(_as_rows(rows, dtype))

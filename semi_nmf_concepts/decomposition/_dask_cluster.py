@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
 from .._dask_settings import WAIT_SETTING, patience
+from .._messages import callers_level
 from ._dask import Chunks, Memory
 
 #: What takes up to so many bytes travels in the graph of every pass, by way of the scheduler; what
@@ -157,7 +158,9 @@ class OnCluster:
         where = f"The Dask cluster at {self._address} has no workers"
         if deadline is None:
             warnings.warn(
-                f"{where}; waiting up to {patience():g} s for one.", UserWarning, stacklevel=2
+                f"{where}; waiting up to {patience():g} s for one.",
+                UserWarning,
+                stacklevel=callers_level(),
             )
             return time.monotonic() + patience()
         if time.monotonic() > deadline:
@@ -212,7 +215,7 @@ class OnCluster:
             warnings.warn(
                 f"A pass over the chunks of X was lost ({_described(cause)}) and is done again.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
 
     def _given_up(self, cause):

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from .._messages import callers_level
 from ._arrays import BACKENDS, as_float64, kind_of, move, to_numpy, validated
 from ._machine import Machine
 
@@ -137,5 +138,7 @@ def sparse_encode_nonneg(X, components, alpha=1.0, *, backend="auto", device=Non
         raise_not_finite(X)
     if coding.n_unconverged:
         message = unconverged_message(coding.n_unconverged, X.shape[0])
-        warnings.warn(f"sparse_encode_nonneg: {message}.", ConvergenceWarning, stacklevel=2)
+        warnings.warn(
+            f"sparse_encode_nonneg: {message}.", ConvergenceWarning, stacklevel=callers_level()
+        )
     return move(V, kind)

@@ -1,8 +1,10 @@
 """Passes over the rows of data that are never in one place: work on every block, added up."""
 
 from abc import ABC, abstractmethod
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import reduce
+
+from ._arrays import kind_of
 
 
 class RowPasses(ABC):
@@ -62,10 +64,36 @@ class StreamedPasses(RowPasses):
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def reduce(self, work):
+        def worked(start, block):
+            with naming_rows(block, start, self.rows.locate):
+                return work(block, start, None)
+
         with closing(self.rows.blocks(self.batch_size)) as blocks:
-            total = reduce(work.add, (work(block, start, None) for start, block in blocks))
+            total = reduce(work.add, (worked(*found) for found in blocks))
         self.n_passes += 1
         return total
 
     def take(self, rows):
         return self.rows.take(rows)
+
+
+@contextmanager
+def naming_rows(block, start, locate):
+    """An error about a block says which row is not finite, where there is one.
+
+    Parameters
+    ----------
+    block : array of shape (n_rows, n_features)
+    start : int
+        Index of its first row.
+    locate : callable
+        What to call the row with an index, such as `RowBlocks.locate`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        xp = kind_of(block).xp
+        rows = xp.nonzero(~xp.all(xp.isfinite(block), axis=1))[0]
+        if not rows.shape[0]:
+            raise
+        raise ValueError(f"Not finite: {locate(start + int(rows[0]))}. {error}") from error

@@ -13,6 +13,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._messages import callers_level
 from ..streaming import is_row_source, open_rows
 from ._alpha_search import TOLERANCE as N_ACTIVE_TOLERANCE
 from ._arrays import BACKENDS, as_float64, kind_of, move, to_numpy, working
@@ -26,6 +27,7 @@ from ._objective import project_atoms, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, forked, rank_up_to
 from ._progress import progress_bar
+from ._row_passes import naming_rows
 from ._row_work import Score
 from ._solvers import join_codings, share_kept
 from ._sources import (
@@ -341,8 +343,8 @@ n_features), default="grow"
         ----------
         X : array-like of shape (n_samples, n_features)
             Of the same kind as at the first call. Of what is read block by block (see `fit`; also
-            what can be read only once), and of a Dask array, every block or chunk counts as one
-            call.
+            what can be read only once) every `batch_size` rows (None: 64 MiB of them) count as one
+            call, however they come, and every chunk of a Dask array.
         y : ignored
 
         Returns
@@ -350,15 +352,15 @@ n_features), default="grow"
         self
         """
         if is_dask_array(X):
-            from ._dask import check_dask
-
-            for block in check_dask(X).blocks:
-                self._partial_fit(to_numpy(block.compute()))
+            with opened(self, X) as source:
+                for block in source.passes.blocks():
+                    self._partial_fit(block)
         elif is_by_rows(X):
             is_first = not hasattr(self, "components_")
-            with blocks_of(self, X, reset=is_first) as (_, blocks):
-                for _, block in blocks:
-                    self._partial_fit(block)
+            with blocks_of(self, X, reset=is_first) as (rows, blocks):
+                for start, block in blocks:
+                    with naming_rows(block, start, rows.locate):
+                        self._partial_fit(block)
         else:
             self._partial_fit(X)
         return self
@@ -464,8 +466,12 @@ n_features), default="grow"
             with opened(self, X) as source:
                 check_n_features(self, source.passes)
                 return source.passes.reduce(work)
-        with blocks_of(self, X) as (_, blocks):
-            return sum(work(block, start, None) for start, block in blocks)
+        with blocks_of(self, X) as (rows, blocks):
+            total = 0
+            for start, block in blocks:
+                with naming_rows(block, start, rows.locate):
+                    total = total + work(block, start, None)
+            return total
 
     # What fit and partial_fit consist of ---------------------------------------------------------
 
@@ -709,13 +715,15 @@ n_features), default="grow"
                 f"shape {tuple(shape or X.shape)}): some atoms may be redundant or unused. Use "
                 "fewer components or more samples.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
 
     def _warn_of_codes(self, coding, n_samples):
         if coding.n_unconverged:
             message = unconverged_message(coding.n_unconverged, n_samples)
-            warnings.warn(f"{type(self).__name__}: {message}.", ConvergenceWarning, stacklevel=3)
+            warnings.warn(
+                f"{type(self).__name__}: {message}.", ConvergenceWarning, stacklevel=callers_level()
+            )
 
     def _warn_of_result(self, fit, coding, data):
         problems = []
@@ -728,7 +736,7 @@ n_features), default="grow"
             problems.append(unconverged_message(coding.n_unconverged, data.n_samples))
         if problems:
             message = f"{type(self).__name__}: {'. Also, '.join(problems)}."
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warnings.warn(message, ConvergenceWarning, stacklevel=callers_level())
         target = self.n_active
         if target is not None and abs(self.n_active_ - target) > N_ACTIVE_TOLERANCE * target:
             warnings.warn(
@@ -736,7 +744,7 @@ n_features), default="grow"
                 f"{self.n_components} atoms are active on average at alpha_={self.alpha_:.3g}, the "
                 "closest found. Change n_active or n_components.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
         elif self.n_dead_ == self.n_components and self.alpha_ > 0:
             warnings.warn(
@@ -744,5 +752,5 @@ n_features), default="grow"
                 f"row of the data factorised ({data.longest:.3g}). Use a smaller alpha, "
                 "alpha_scale='relative' or n_active.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )

@@ -13,7 +13,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_n_features
 
 from ..streaming import CodesWriter, default_batch_size, is_row_source, open_codes, open_rows
-from ._row_passes import StreamedPasses
+from ._row_passes import StreamedPasses, naming_rows
 from ._solvers import join_codings
 
 #: The Gram matrix of the atoms is made for every block: so many rows for each atom make up for it,
@@ -150,8 +150,9 @@ def coded_rows(estimator, X, out, layout, on_error):
     codings = []
 
     def coded(blocks):
-        for _, block in blocks:
-            V, coding = estimator._codes_of(block)
+        for start, block in blocks:
+            with naming_rows(block, start, rows.locate):
+                V, coding = estimator._codes_of(block)
             codings.append(coding)
             yield V
 

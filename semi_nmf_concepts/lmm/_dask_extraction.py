@@ -92,9 +92,12 @@ def cluster_of(client):
 @contextlib.contextmanager
 def _connected(address):
     from distributed import Client
+    from distributed.comm import parse_host_port
 
     seconds = patience()
     try:
+        if not address.startswith("inproc://"):
+            parse_host_port(address.rpartition("://")[2])  # a Client that fails here hangs at exit
         client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise ConnectionError(

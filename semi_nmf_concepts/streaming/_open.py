@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._messages import some
+from .._messages import callers_level, some
 from ._arrays import ArrayRows, ChunkedRows
 from ._files import SUFFIXES, open_file
 from ._folders import find_shards, is_listed
@@ -89,7 +89,7 @@ def open_rows(X, *, on_error="raise", once=False):
     opener = _Opener(on_error == "skip")
     rows = opener.rows(X, "X", once)
     if opener.skipped:
-        warnings.warn(_left_out(opener.skipped), UserWarning, stacklevel=2)
+        warnings.warn(_left_out(opener.skipped), UserWarning, stacklevel=callers_level())
     return rows
 
 

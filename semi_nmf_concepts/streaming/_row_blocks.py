@@ -178,6 +178,10 @@ class RowBlocks(ABC):
             self._take(indices, out)
         return out
 
+    def locate(self, row):
+        """What to call the row with this index in messages: its file, where there are several."""
+        return f"row {row} of {self.name}"
+
     def __getitem__(self, key):
         if isinstance(key, tuple) or key is Ellipsis:
             key, columns = _rows_and_columns(key)

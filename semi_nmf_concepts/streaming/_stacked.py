@@ -43,6 +43,10 @@ class StackedRows(RowBlocks):
         with contextlib.ExitStack() as current:
             yield read
 
+    def locate(self, row):
+        part = int(np.searchsorted(self._bounds, row, side="right")) - 1
+        return self._parts[part].locate(row - int(self._bounds[part]))
+
     def _take(self, indices, out):
         places = np.searchsorted(indices, self._bounds)
         bounds = zip(self._parts, self._bounds, places, places[1:], strict=False)

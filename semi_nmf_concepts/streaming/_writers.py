@@ -492,7 +492,7 @@ def _own_node(path, members):
 
 def _checked_path(path, name):
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
-        raise TypeError(f"{name} is a path, got {path!r}.")
+        raise TypeError(f"{name} is a path, got {type(path).__name__}.")
     if "://" in os.fspath(path):
         raise ValueError(f"{name} is a path in the file system, got the address {path!r}.")
     path = Path(path).expanduser()

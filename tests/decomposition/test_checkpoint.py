@@ -292,6 +292,7 @@ def test_other_parameters_are_named(begun, changed, named):
     [
         (X[:599], "shape"),
         (X[:, ::-1], "data"),
+        (X[::-1], "data"),
         (X + 1e-4, "data"),
         (planted(1), "data"),
         (X.mean(axis=0) + 1.001 * (X - X.mean(axis=0)), "data"),  # of the same mean

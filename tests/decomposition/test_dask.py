@@ -211,6 +211,36 @@ def test_bad_input(data, make, error, message):
         SemiNMFConcepts(K).fit(X)
 
 
+def test_chunks_that_are_not_what_the_array_says(data):
+    X, start = data
+    Z = da.from_array(X, chunks=(300, D))
+
+    def shortened(block, block_info=None):
+        return block[1:] if block_info[0]["chunk-location"][0] == 2 else block
+
+    for n_missing, chop in ((1, shortened), (300, lambda b: b[:0] if b[0, 0] == X[600, 0] else b)):
+        bad = Z.map_blocks(chop, dtype=Z.dtype, meta=np.empty((0, 0), np.float32))
+        message = rf"Chunk 2 of X .*\(300, {D}\).*\({300 - n_missing}, {D}\)"
+        model = SemiNMFConcepts(K, alpha=0.3, init=start, random_state=0).fit(X)
+        for ask in (model.fit, model.score, model.partial_fit):
+            with pytest.raises(ValueError, match=message):
+                ask(bad)
+        for codes in (model.transform(bad), model.transform(bad)[700:]):
+            with pytest.raises(ValueError, match=message):
+                codes.compute()
+
+
+def test_a_bad_entry_is_found(data, scheduler):
+    X = data[0].copy()
+    model = SemiNMFConcepts(K, alpha=0.3, random_state=0).fit(X)
+    X[777, 3] = np.inf
+    Z = da.from_array(X, chunks=(300, D))
+    message = "^Not finite: row 777 of X. Input X contains infinity"
+    for ask in (model.score, model.fit, lambda Z: model.transform(Z).compute()):
+        with pytest.raises(ValueError, match=message):
+            ask(Z)
+
+
 def test_columns_in_several_chunks(data):
     X, start = data
     split = da.from_array(X, chunks=(300, 5))

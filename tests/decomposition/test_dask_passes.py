@@ -19,6 +19,7 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from benchmarks._memory import PeakAnonymous
+from semi_nmf_concepts import SemiNMFConcepts
 from semi_nmf_concepts.decomposition import _dask_cluster
 from semi_nmf_concepts.decomposition._dask import DaskPasses, Memory, check_dask, map_rows
 from tests._dask_cluster import client, cluster  # noqa: F401
@@ -637,6 +638,14 @@ def test_without_workers_it_waits_a_while(limit, own_client, monkeypatch):
         pytest.raises(TimeoutError, match=r"none came within 0\.5 s.*wait-for-workers"),
     ):
         DaskPasses(generated()).reduce(Counted(bytes(2000)))
+
+
+@pytest.mark.filterwarnings("ignore:The Dask cluster at .* has no workers")
+def test_no_method_waits_for_ever(own_client):
+    model = SemiNMFConcepts(3, alpha=0.1)
+    for method in (model.fit, model.partial_fit, model.fit(values()).score):
+        with pytest.raises(TimeoutError, match="none came within"):
+            method(generated())
 
 
 def test_a_worker_that_comes_late(own_client, empty_cluster):

@@ -716,7 +716,7 @@ def test_codes_do_not_replace_parts_of_what_they_are_of(tmp_path):
     for source in (path, shard, stored):
         assert_array_equal(open_rows(source)[:], X)
     fitted.transform(tmp_path / "fold", out=tmp_path / "folds.npy")  # beside it
-    with pytest.raises(TypeError, match="out is a path, got 3"):
+    with pytest.raises(TypeError, match="out is a path, got int"):
         fitted.transform(tmp_path / "fold", out=3)
 
 
@@ -784,13 +784,36 @@ def test_a_bad_entry_in_a_late_block_is_found(value, dtype, parameters):
     X = planted(19, dtype=dtype)
     fitted = quickly(X, **parameters).fit(X)
     X[1444, 3] = value
-    message = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
+    kind = "NaN" if np.isnan(value) else "infinity"
+    message = f"^Not finite: row 1444 of X. Input X contains {kind}"
     for method in ("fit", "transform", "score", "partial_fit"):
         before = pickle.dumps(fitted.components_)
         with pytest.raises(ValueError, match=message):
             getattr(fitted if method != "fit" else clone(fitted), method)(open_rows(X))
         if method in ("transform", "score"):
             assert pickle.dumps(fitted.components_) == before
+
+
+@pytest.mark.parametrize("method", ["fit", "transform", "score", "partial_fit"])
+def test_a_bad_entry_is_found_in_its_file(tmp_path, method):
+    X = planted(19)
+    fitted = quickly(X).fit(X)
+    X[[1444, 1448]] = np.nan
+    shards = as_npy_shards(X, tmp_path, [7, 1000])
+    with pytest.raises(ValueError, match=r"^Not finite: row 444 of .*part-2\.npy\. Input"):
+        getattr(fitted, method)(shards)
+
+
+def test_warnings_point_to_the_line_of_the_user(shards):
+    folder, _ = shards
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = SemiNMFConcepts(K, alpha=0.1, max_iter=1, random_state=0)
+        fitted.fit(folder, on_error="skip").transform(folder, on_error="skip")
+        make_pipeline(clone(fitted).set_params(n_components=40)).fit(planted(n_samples=30))
+    assert {warning.category for warning in caught} == {UserWarning, ConvergenceWarning}
+    assert len(caught) >= 4
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_an_interrupted_fit_leaves_the_one_before_whole():

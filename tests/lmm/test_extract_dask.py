@@ -425,8 +425,9 @@ def test_clusters_that_cannot_be_used(stored, tmp_path):
     with dask.config.set({WAIT: "0.3s"}):
         with pytest.raises(ConnectionError, match=r"at 'tcp://127.0.0.1:9' \(tried for 0.3 s\)"):
             featurizer.extract(stored, out=tmp_path, client="tcp://127.0.0.1:9")
-        with pytest.raises(ValueError, match="client='a//b' is no address of a Dask scheduler"):
-            featurizer.extract(stored, out=tmp_path, client="a//b")
+        for address in ("a//b", "scheduler", "tcp://scheduler"):
+            with pytest.raises(ValueError, match=f"{address}' is no address of a Dask scheduler"):
+                featurizer.extract(stored, out=tmp_path, client=address)
         with (
             LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
             Client(cluster, set_as_default=False) as client,

@@ -22,6 +22,7 @@ from tests.streaming._made import (
     InFile,
     Loader,
     as_list,
+    as_list_of_paths,
     as_memmap,
     as_npy,
     as_npy_shards,
@@ -424,6 +425,15 @@ def test_errors_of_an_iterator_are_its_own():
         open_rows(failing)
     with pytest.raises(RuntimeError, match="disk is gone"):
         blocks_of(open_rows(failing(), once=True), 1)
+
+
+@pytest.mark.parametrize("make", [as_npy_shards, as_list, as_list_of_paths])
+def test_rows_are_located_in_their_files(make, tmp_path):
+    rows = open_rows([make(data(9), tmp_path, (4,)), data(3)])
+    assert rows.locate(3).startswith("row 3 of ") and rows.locate(3).endswith(".npy")
+    assert rows.locate(4).startswith("row 0 of ")
+    assert rows.locate(10) == "row 1 of X[1]"
+    assert open_rows(data(3)).locate(2) == "row 2 of X"
 
 
 def test_an_empty_path_is_not_the_working_directory():

@@ -260,7 +260,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"out": 3}, TypeError, "out is a path, got 3"),
+        ({"out": 3}, TypeError, "out is a path, got int"),
         ({"out": b"a.npy"}, TypeError, "out is a path"),
         ({"out": "codes.h5"}, ValueError, "out ends in .npy or .zarr, got 'codes.h5'"),
         ({"out": "s3://bucket/codes.zarr"}, ValueError, "got the address"),
