@@ -1,4 +1,7 @@
-"""What every loader of a pretrained model needs, whatever the model."""
+"""What everybody who loads or runs a pretrained model needs, whatever the model."""
+
+import contextlib
+import threading
 
 
 def torch_device(device):
@@ -39,3 +42,27 @@ def no_connection(error):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextlib.contextmanager
+def hooked(module, hook):
+    """Within the block ``hook(module, args, output)`` is called after the module has run.
+
+    Models are shared: what the module does for other threads is not seen, and not changed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    hook : callable
+        Returns what takes the place of `output`, or None.
+    """
+    thread = threading.get_ident()
+
+    def own(module, args, output):
+        return hook(module, args, output) if threading.get_ident() == thread else None
+
+    handle = module.register_forward_hook(own)
+    try:
+        yield
+    finally:
+        handle.remove()

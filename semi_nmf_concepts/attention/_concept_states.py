@@ -7,10 +7,10 @@ the prompt and the image are not.
 
 import contextlib
 import os
-import threading
 
 import numpy as np
 
+from semi_nmf_concepts._models import hooked
 from semi_nmf_concepts.decomposition import KMeansConcepts, SemiNMFConcepts, SimpleConcepts
 from semi_nmf_concepts.grounding import ConceptReport, require_same_model
 from semi_nmf_concepts.lmm import find_blocks, layer_index
@@ -98,11 +98,7 @@ def states_pass_through(module, change, width):
         Of a state.
     """
 
-    thread = threading.get_ident()
-
     def hook(module, args, output):
-        if threading.get_ident() != thread:  # the model is shared, and this is another's run
-            return None
         # Blocks return a tensor in some versions and families and a tuple in others.
         states = output[0] if isinstance(output, (tuple, list)) else output
         shape = tuple(getattr(states, "shape", ()))
@@ -116,11 +112,8 @@ def states_pass_through(module, change, width):
             return changed
         return type(output)([changed, *output[1:]])
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with hooked(module, hook):
         yield
-    finally:
-        handle.remove()
 
 
 def states_of(run, report):

@@ -16,11 +16,12 @@ cross-attention has rows at positions and columns at keys.
 
 import contextlib
 import dataclasses
-import threading
 from collections import Counter
 
 import numpy as np
 import torch
+
+from semi_nmf_concepts._models import hooked
 
 from ._capture import CrossKeys, decoder_layers, tapped
 
@@ -115,20 +116,13 @@ class Recursion:
     def _open_embeddings(self, model):
         """Words' embeddings take part in the graph, although all parameters are frozen."""
 
-        thread = threading.get_ident()
-
         def open_up(module, arguments, output):
-            if threading.get_ident() != thread:  # the model is shared, and this is another's run
-                return None
             leaf = output.detach().requires_grad_()
             self._leaves.append(leaf)
             return leaf.clone()  # some models write image features into it, which a leaf forbids
 
-        hook = model.get_input_embeddings().register_forward_hook(open_up)
-        try:
+        with hooked(model.get_input_embeddings(), open_up):
             yield
-        finally:
-            hook.remove()
 
     def _tap(self, call):
         n_rows, n_columns = call.query.shape[-2], call.key.shape[-2]

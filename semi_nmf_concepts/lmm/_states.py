@@ -20,6 +20,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from .._models import hooked
 from .._quiet import quiet_transformers
 from ._architecture import (
     active_stream,
@@ -287,16 +288,12 @@ class StateCollector:
     def _recording(self, reduce, prompt_shape, last_only=True):
         """Within the block, keep `reduce(output)` of the requested modules at every call."""
         recorder = {layer: [] for layer in self.modules}
-        hooks, stream = [], active_stream(self.loaded.model.config)
-        try:
+        stream = active_stream(self.loaded.model.config)
+        with contextlib.ExitStack() as hooks:
             for layer, name in self.modules.items():
-                module = self.loaded.model.get_submodule(name)
                 hook = _hook(name, recorder[layer], reduce, prompt_shape, last_only, stream)
-                hooks.append(module.register_forward_hook(hook))
+                hooks.enter_context(hooked(self.loaded.model.get_submodule(name), hook))
             yield recorder
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _hook(name, kept, reduce, prompt_shape, last_only=True, stream=None):
@@ -427,11 +424,8 @@ def module_width(loaded, layer):
         inputs = encode_prompts(loaded, [Image.new("RGB", (64, 64))], [prompt])
         shape, stream = inputs["input_ids"].shape, active_stream(loaded.model.config)
         hook = _hook(layer, kept, lambda states: states[:, -1], shape, stream=stream)
-        handle = loaded.model.get_submodule(name).register_forward_hook(hook)
-        try:
+        with hooked(loaded.model.get_submodule(name), hook):
             loaded.model(**inputs)
-        finally:
-            handle.remove()
     if not kept:
         raise ValueError(
             f"layer={layer!r} does not run for text; choose a module of the language model."

@@ -1,5 +1,8 @@
 """States and captions against a plain computation that shares no code with the package."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +36,27 @@ def test_the_state_is_the_one_that_chooses_the_word(make, images, word):
     assert (logits.argmax(axis=1) == first).all()
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     np.testing.assert_allclose(reps.token_probability, probabilities[:, first], rtol=1e-4)
+
+
+def test_threads_share_a_model(make, images, word):
+    expected = make(token=word).extract(images)
+    loaded, ended = make(token=word).handle.loaded, threading.Event()
+
+    def run_again_and_again():
+        ids = torch.ones((1, 1), dtype=torch.long)  # as a step of a generation with one image
+        with torch.inference_mode():
+            while not ended.is_set():
+                loaded.model(input_ids=ids)
+
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(run_again_and_again)
+        try:
+            found = [make(token=word, batch_size=1).extract(images) for _ in range(3)]
+        finally:
+            ended.set()
+        beside.result()
+    for reps in found:
+        np.testing.assert_allclose(reps.Z, expected.Z, rtol=1e-4, atol=1e-5)
 
 
 def test_all_layers_in_one_pass_equal_single_ones(make, images, word):
