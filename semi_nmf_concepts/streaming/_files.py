@@ -61,7 +61,7 @@ def _open_npy(path):
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as .npy: {error}") from error
+        raise ValueError(f"{path} is cut off or no .npy file: {error}") from error
     if array.ndim == 2 and not array.flags.c_contiguous:  # in the order of columns
         return ArrayRows(array, str(path))
     return FileRows(path, array.dtype, array.shape, array.offset)

@@ -309,7 +309,7 @@ def test_nothing_is_unpickled(tmp_path):
             return pytest.fail, ("unpickled",)
 
     np.save(tmp_path / "objects.npy", np.array([[Bomb()]], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="objects.npy cannot be read as .npy.*objects"):
+    with pytest.raises(ValueError, match="objects.npy is cut off or no .npy file.*objects"):
         open_rows(tmp_path / "objects.npy")
 
 
