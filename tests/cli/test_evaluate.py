@@ -329,7 +329,7 @@ def test_a_preset_from_images_to_page(model, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_bundled_model_from_scenes_to_page(tmp_path, capsys):
     command = [
-        *("evaluate", "--bundled", "--quiet", "--tokens", "dog", "--n-images", "120"),
+        *("evaluate", "--bundled", "--quiet", "--tokens", "dog,bus", "--n-images", "120"),
         *("--n-test", "64", "--n-components", "10", "--layers", "2", "--seeds", "0,1"),
         *("--out", str(tmp_path)),
     ]

@@ -350,7 +350,7 @@ def test_every_chunk_has_its_memory_until_the_end(name):
         assert passes.reduce(Visits())[0] == 20
 
 
-def wait_until(holds, timeout=30.0):
+def wait_until(holds, timeout=10.0):
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline
