@@ -1,9 +1,10 @@
 """Wording that several rooms share, and where warnings point to."""
 
+import os
 import sys
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 def some(values, n=5):
@@ -22,7 +23,7 @@ def callers_level():
     """
     passed_over = [_PACKAGE]
     if "sklearn" in sys.modules:
-        passed_over.append(str(Path(sys.modules["sklearn"].__file__).parent))
+        passed_over.append(str(Path(sys.modules["sklearn"].__file__).parent) + os.sep)
     frame, level = sys._getframe(1), 1
     while frame is not None and (
         frame.f_code.co_filename.startswith(tuple(passed_over))

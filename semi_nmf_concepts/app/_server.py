@@ -7,6 +7,7 @@ import time
 import warnings
 from numbers import Real
 
+from .._messages import callers_level
 from ._jobs import in_event_loop
 
 AUTH_VARIABLE = "SEMI_NMF_CONCEPTS_APP_AUTH"
@@ -85,7 +86,7 @@ def launch(
             f"The app listens on {host} and asks for no password: whoever reaches this computer "
             "can use it. Set auth (--auth-file).",
             UserWarning,
-            stacklevel=2,
+            stacklevel=callers_level(),
         )
     from semi_nmf_concepts.lmm import load_model
 

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.utils import Bunch
 
+from .._messages import callers_level
 from ._captions import write_captions
 from ._render import SIZE, paint_scene, sprite_for
 from ._vocabulary import BACKGROUNDS, COLOURS, COMPANIONS, FACTOR_WORDS, OBJECTS
@@ -273,5 +274,5 @@ def _warn_rendering_differs() -> None:
         "on (another version of Pillow?); its captions may be a little less accurate. The versions "
         "in constraints.txt give the same pixels.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=callers_level(),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from semi_nmf_concepts._messages import callers_level
 from semi_nmf_concepts.lmm import NoSampleKeptError, split_samples
 from semi_nmf_concepts.metrics import overlap_score, reconstruction_score
 
@@ -273,7 +274,7 @@ class _Part:
             warnings.warn(
                 f"None of the {len(self.images)} test images was kept (dropped: {self.dropped}): "
                 "local explanations are of training samples instead.",
-                stacklevel=3,
+                stacklevel=callers_level(),
             )
             return
         self.activations = np.asarray(estimator.transform(self.Z), dtype=np.float32)

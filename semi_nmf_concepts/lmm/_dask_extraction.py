@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 import numpy as np
 
 from .._dask_settings import WAIT_SETTING, patience
+from .._messages import callers_level
 from ._dask_tasks import (
     Job,
     NamedImage,
@@ -164,7 +165,7 @@ class Cluster:
             warnings.warn(
                 f"the workers of {self.address} have different versions of {differing}; states "
                 "may differ between them by more than rounding.",
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
         run.facts = facts
 
@@ -226,7 +227,7 @@ class Cluster:
                 f"{job.batch_size} images at a time do not fit into the memory of the worker "
                 f"{address}; it goes on with batches of {batch_size}. batch_size={batch_size} "
                 "avoids the attempts.",
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
 
     # Tasks

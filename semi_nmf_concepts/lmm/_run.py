@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
 from numbers import Integral
 
+from .._messages import callers_level
 from ._handle import ModelHandle
 from ._images import ON_ERROR_ADVICE, ImageReadError, name_of
 from ._loading import resolved_dtype
@@ -238,7 +239,7 @@ class Run:
                 f"{n} images at a time do not fit into the memory of device "
                 f"{str(self.collector.loaded.device)!r}; the run goes on with batches of {smaller} "
                 f"(and smaller ones if need be). batch_size={smaller} avoids the attempt.",
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
         self._halved, self.batch_size = True, smaller
         gc.collect()
@@ -334,7 +335,7 @@ def warn_of_failed(failed):
     if failed:
         messages = [failed[index] for index in sorted(failed)]
         some = " ".join(messages[:_NAMED]) + (" ..." if len(messages) > _NAMED else "")
-        warnings.warn(f"{len(failed)} image(s) left out: {some}", stacklevel=4)
+        warnings.warn(f"{len(failed)} image(s) left out: {some}", stacklevel=callers_level())
 
 
 def progress_bar(total, done=0, *, verbose):

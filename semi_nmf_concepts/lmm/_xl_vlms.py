@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._messages import some
+from .._messages import callers_level, some
 from ._representations import TokenRepresentations
 from ._words import WordMatcher, word_forms
 
@@ -236,7 +236,7 @@ def _warn_without_word(kept, matches, token):
             f"{len(without)} of {len(kept)} samples (positions {some(without)}) do not have the "
             f"word {token!r} in their caption: the code that made the file compares the first "
             "sub-token, so that other words count, too, and with some tokenizers every prompt.",
-            stacklevel=4,
+            stacklevel=callers_level(),
         )
 
 

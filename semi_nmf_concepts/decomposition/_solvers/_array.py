@@ -14,6 +14,7 @@ from typing import Any
 import array_api_compat
 from array_api_compat import device
 
+from ..._messages import callers_level
 from .._arrays import to_numpy, torch_namespace
 from .._objective import row_blocks
 from ._active_set import solve_codes
@@ -302,6 +303,6 @@ def _working_kernels(device):
         _triton_kernels.try_out(device)
     except Exception as error:  # whatever that raises, there is a slower way
         message = f"The Triton kernels do not run on {device} and are not used: {error}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(message, RuntimeWarning, stacklevel=callers_level())
         return None
     return _triton_kernels
