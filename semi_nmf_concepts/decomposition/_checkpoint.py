@@ -63,7 +63,7 @@ class Checkpoint:
             "shape": list(shape),
             "parameters": _parameters(estimator),
         }
-        self.mean, self.lengths = None, {}
+        self.mean, self.measures = None, {}
         self._written = self._seconds = 0.0
         self._found = self._read() if self.path.exists() else None
         self._check_writable()
@@ -110,7 +110,7 @@ class Checkpoint:
         """
         self.mean = overview.mean
         norms = overview.norms
-        self.lengths = {
+        self.measures = {
             "squared_norm": overview.squared_norm,
             "longest": overview.longest,
             "order": float(norms @ np.arange(1, len(norms) + 1)),  # of the rows
@@ -121,7 +121,7 @@ class Checkpoint:
         # Of data that are centred the mean is nothing but rounding.
         atol = _SAME * (overview.squared_norm / overview.n_samples) ** 0.5
         same = np.allclose(found["mean"], self.mean, rtol=_SAME, atol=atol) and all(
-            abs(found[name] - length) <= _SAME * length for name, length in self.lengths.items()
+            abs(found[name] - value) <= _SAME * value for name, value in self.measures.items()
         )
         self._raise_other([] if same else ["data"])
 
@@ -150,7 +150,7 @@ class Checkpoint:
                 "beta": state.beta,
                 "moved": moved,
                 "reached": reached,
-                **self.lengths,
+                **self.measures,
             },
             "random_state": self.random_state.get_state(legacy=False),
         }

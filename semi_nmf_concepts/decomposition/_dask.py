@@ -236,7 +236,10 @@ def _add_tree(graph, name, work, keys):
 
 def _worked(block, work, memory, start, n_at_once, name, shape, dtype):
     pieces = _pieces(_checked(block, name, shape), n_at_once, dtype)
-    with memory.borrowed() as contents, naming_rows(block, start, _row_of_array):
+    with (
+        memory.borrowed() as contents,
+        naming_rows(pieces, lambda row: _row_of_array(start + row)) as pieces,
+    ):
         parts = (work(rows, start + i, contents.setdefault(i, {})) for i, rows in pieces)
         return reduce(work.add, parts)
 
@@ -468,5 +471,5 @@ def _applied(block, function, n_features, dtype, block_info=None):
     (start, stop), _ = block_info[0]["array-location"]
     name = f"Chunk {block_info[0]['chunk-location'][0]}"
     rows = _checked(block, name, (stop - start, n_features))
-    with naming_rows(rows, start, _row_of_array):
-        return function(_as_rows(rows, dtype))
+    with naming_rows([(start, rows)], _row_of_array) as blocks:
+        return function(_as_rows(next(blocks)[1], dtype))

@@ -64,12 +64,11 @@ class StreamedPasses(RowPasses):
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def reduce(self, work):
-        def worked(start, block):
-            with naming_rows(block, start, self.rows.locate):
-                return work(block, start, None)
-
-        with closing(self.rows.blocks(self.batch_size)) as blocks:
-            total = reduce(work.add, (worked(*found) for found in blocks))
+        with (
+            closing(self.rows.blocks(self.batch_size)) as blocks,
+            naming_rows(blocks, self.rows.locate) as blocks,
+        ):
+            total = reduce(work.add, (work(block, start, None) for start, block in blocks))
         self.n_passes += 1
         return total
 
@@ -78,20 +77,30 @@ class StreamedPasses(RowPasses):
 
 
 @contextmanager
-def naming_rows(block, start, locate):
-    """An error about a block says which row is not finite, where there is one.
+def naming_rows(blocks, locate):
+    """The blocks again; an error over one of them says which row is not finite, if one is.
 
     Parameters
     ----------
-    block : array of shape (n_rows, n_features)
-    start : int
-        Index of its first row.
+    blocks : iterable of tuple
+        Pairs of the index of the first row, and an array of rows.
     locate : callable
         What to call the row with an index, such as `RowBlocks.locate`.
     """
+    in_use = None
+
+    def followed():
+        nonlocal in_use
+        for in_use in blocks:
+            yield in_use
+            in_use = None  # its memory may be used for the next one
+
     try:
-        yield
+        yield followed()
     except ValueError as error:
+        if in_use is None:
+            raise
+        start, block = in_use
         xp = kind_of(block).xp
         rows = xp.nonzero(~xp.all(xp.isfinite(block), axis=1))[0]
         if not rows.shape[0]:

@@ -27,7 +27,6 @@ from ._objective import project_atoms, squared_error_from_statistics
 from ._online import mini_batches, online_step, sums_to_continue
 from ._preprocessing import AffineMap, forked, rank_up_to
 from ._progress import progress_bar
-from ._row_passes import naming_rows
 from ._row_work import Score
 from ._solvers import join_codings, share_kept
 from ._sources import (
@@ -357,10 +356,9 @@ n_features), default="grow"
                     self._partial_fit(block)
         elif is_by_rows(X):
             is_first = not hasattr(self, "components_")
-            with blocks_of(self, X, reset=is_first) as (rows, blocks):
-                for start, block in blocks:
-                    with naming_rows(block, start, rows.locate):
-                        self._partial_fit(block)
+            with blocks_of(self, X, reset=is_first) as (_, blocks):
+                for _, block in blocks:
+                    self._partial_fit(block)
         else:
             self._partial_fit(X)
         return self
@@ -466,12 +464,8 @@ n_features), default="grow"
             with opened(self, X) as source:
                 check_n_features(self, source.passes)
                 return source.passes.reduce(work)
-        with blocks_of(self, X) as (rows, blocks):
-            total = 0
-            for start, block in blocks:
-                with naming_rows(block, start, rows.locate):
-                    total = total + work(block, start, None)
-            return total
+        with blocks_of(self, X) as (_, blocks):
+            return sum(work(block, start, None) for start, block in blocks)
 
     # What fit and partial_fit consist of ---------------------------------------------------------
 

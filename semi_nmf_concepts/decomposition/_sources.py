@@ -138,7 +138,10 @@ def blocks_of(estimator, X, on_error="raise", *, reset=False):
     """
     rows = open_rows(X, on_error=on_error, once=True)
     check_n_features(estimator, rows, reset=reset)
-    with closing(rows.blocks(rows_at_a_time(estimator, rows))) as blocks:  # and what reads ahead
+    with (
+        closing(rows.blocks(rows_at_a_time(estimator, rows))) as blocks,  # and what reads ahead
+        naming_rows(blocks, rows.locate) as blocks,
+    ):
         yield rows, blocks
 
 
@@ -150,9 +153,8 @@ def coded_rows(estimator, X, out, layout, on_error):
     codings = []
 
     def coded(blocks):
-        for start, block in blocks:
-            with naming_rows(block, start, rows.locate):
-                V, coding = estimator._codes_of(block)
+        for _, block in blocks:
+            V, coding = estimator._codes_of(block)
             codings.append(coding)
             yield V
 
