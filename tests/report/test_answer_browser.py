@@ -69,7 +69,9 @@ def percent(share):
 
 def click_patch(page, explanation, patch):
     left, top, right, bottom = explanation.trace.grids[0].boxes[patch]
-    box = page.locator("#stage-0").bounding_box()
+    stage = page.locator("#stage-0")
+    stage.scroll_into_view_if_needed()  # which waits until it stands still
+    box = stage.bounding_box()
     x, y = (left + right) / 2 * box["width"], (top + bottom) / 2 * box["height"]
     page.mouse.click(box["x"] + x, box["y"] + y)
 
